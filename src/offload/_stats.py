@@ -1,0 +1,51 @@
+"""What a queue counts, as a user reads it."""
+
+import dataclasses
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """One queue's counts at one moment. ``submitted`` is the sum of what became of the calls, at every moment.
+
+    ``rejected`` calls (QueueFull, QueueClosed) were never accepted and are not in ``submitted``. ``workers`` is the number of
+    worker threads alive, ``busy`` how many of them run a task now. All times are in seconds: ``blocked_seconds`` is what callers
+    lost waiting for room, ``wait_seconds`` what tasks waited before they started, ``run_seconds`` what they ran.
+    """
+
+    submitted: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    dropped: int = 0
+    coalesced: int = 0
+    waiting: int = 0
+    running: int = 0
+    rejected: int = 0
+    workers: int = 0
+    busy: int = 0
+    blocked_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    wait_seconds_max: float = 0.0
+    run_seconds: float = 0.0
+    run_seconds_max: float = 0.0
+
+
+class StatsTable(dict[str, QueueStats]):
+    """The stats of several queues by name; ``str()`` of it is a table for people."""
+
+    def __str__(self) -> str:
+        names = [field.name for field in dataclasses.fields(QueueStats)]
+        rows = [["queue", *names], *([name, *_cells(stats, names)] for name, stats in self.items())]
+        return _aligned(rows)
+
+
+def _cells(stats: QueueStats, names: Iterable[str]) -> list[str]:
+    values = (getattr(stats, name) for name in names)
+    return [f"{value:.3f}" if isinstance(value, float) else str(value) for value in values]
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
