@@ -1,0 +1,269 @@
+"""A Task: one call, and what became of it."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from contextvars import Context
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from offload import _monitor
+from offload._errors import OffloadError
+from offload._process import Mark
+
+__all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED", "PENDING", "RUNNING", "Owner", "Task"]
+
+R = TypeVar("R")
+SETTLED = frozenset((CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED))
+_WATCH = frozenset(("_condition", "_waiters", "_done_callbacks"))
+
+
+class Owner(Protocol):
+    """What a Task asks of the queue that it stands in."""
+
+    name: str
+    pid: int
+    mark: Mark
+
+    def cancel(self, task: "Task[Any]") -> bool: ...
+    def before_wait(self, task: "Task[Any]") -> None: ...
+    def reported_here(self, task: "Task[Any]") -> bool: ...
+    def before_await(self) -> bool: ...
+    def after_await(self) -> None: ...
+
+
+class Task(Future[R]):
+    """One offloaded call: a ``concurrent.futures.Future`` that can also be awaited from any running event loop.
+
+    Ignore it, or ask it for ``result()``. It is made by the call; nobody else makes one or sets its outcome.
+    """
+
+    # The slots take the place of the attributes of the same names that Future.__init__ would set, which is not called: its Condition is most
+    # of a Future's cost. `_condition`, `_waiters` and `_done_callbacks` are made by `__getattr__` for the first who looks, which also sets
+    # `_watched`: from then on the task's last step is made with `_condition` held, as `concurrent.futures.wait` and `as_completed` assume. `_watched`
+    # is set, and read before the last step, in a section: a worker either sees it or has settled the task before.
+    __slots__ = (
+        "_args",
+        "_code",
+        "_condition",
+        "_context",
+        "_done_callbacks",
+        "_exception",
+        "_fn",
+        "_kwargs",
+        "_lasti",
+        "_name",
+        "_owner",
+        "_place",
+        "_result",
+        "_since",
+        "_state",
+        "_waiters",
+        "_watched",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        name: str,
+        fn: Callable[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        context: Context | None,
+        code: CodeType | None,
+        lasti: int,
+        since: float,
+    ) -> None:
+        self._state = PENDING
+        self._watched = False
+        self._exception = None
+        self._place: Any = None
+        self._owner = owner
+        self._name = name
+        self._fn = fn
+        self._args = args
+        self._kwargs = kwargs
+        self._context = context
+        self._code = code
+        self._lasti = lasti
+        self._since = since
+
+    if not TYPE_CHECKING:  # or misspelt names would pass for attributes
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "_result":  # as Future has it before it is finished
+                return None
+            if name not in _WATCH:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            self._refuse_foreign("watched")
+            with _monitor.current.lock:
+                if not self._watched:
+                    self._condition = threading.Condition()
+                    self._waiters: list[Any] = []
+                    self._done_callbacks: list[Any] = []
+                    self._watched = True
+            return object.__getattribute__(self, name)
+
+    @property
+    def name(self) -> str:
+        """What was called: ``"package.module.function"``."""
+        return self._name
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that it was called on."""
+        return self._owner.name
+
+    @property
+    def caller(self) -> str:
+        """Where it was called: ``"train.py:42"``."""
+        if self._code is None:
+            return "<unknown>"
+        return f"{os.path.basename(self._code.co_filename)}:{_line(self._code, self._lasti)}"
+
+    def cancel(self) -> bool:
+        """Keep it from running, if it still waits. Returns whether it is cancelled; never blocks."""
+        return self._state not in (RUNNING, FINISHED) and self._owner.cancel(self)
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, dropped or replaced before it ran."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        """Whether it has started and not ended."""
+        return self._state == RUNNING and not self.done()
+
+    def done(self) -> bool:
+        """Whether it has ended, one way or the other."""
+        return self._state in SETTLED or (self._exception is not None and self._owner.reported_here(self))
+
+    def result(self, timeout: float | None = None) -> R:
+        """The call's result; raises its exception if it failed, CancelledError if it was cancelled or dropped.
+
+        Blocks until it has ended, at most ``timeout`` seconds, then raises TimeoutError; in a worker of the same queue a task that still
+        waits is run in place. Raises OffloadError in a forked child on a task of its parent.
+        """
+        self._wait(timeout)
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # breaks the cycle through the traceback, as Future does
+        return self._result  # type: ignore[return-value]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The exception that the call raised, or None. Blocks and raises as `result` does."""
+        self._wait(timeout)
+        return self._exception
+
+    def add_done_callback(self, fn: Callable[["Future[R]"], object]) -> None:
+        """Call ``fn(task)`` when it has ended: on the thread that ends it, or here at once if it has. Never blocks."""
+        super().add_done_callback(fn)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Refused: its queue does this."""
+        raise InvalidStateError(f"{self!r}: a Task's state is set by its queue alone")
+
+    def set_result(self, result: R) -> None:
+        """Refused: its queue does this."""
+        self.set_running_or_notify_cancel()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Refused: its queue does this."""
+        self.set_running_or_notify_cancel()
+
+    def __await__(self) -> Generator[Any, Any, R]:
+        if not self.done():
+            self._refuse_foreign("awaited")
+            lent = self._owner.before_await()
+            try:
+                yield from _done_in_loop(self).__await__()
+            finally:
+                if lent:
+                    self._owner.after_await()
+        return self.result()
+
+    def __repr__(self) -> str:
+        state = self._state.lower().replace("_and_notified", "")
+        outcome = f" raised {type(self._exception).__name__}" if self._exception is not None else ""
+        return f"<Task {self._name} on {self.queue!r} from {self.caller}: {state}{outcome}>"
+
+    def _wait(self, timeout: float | None) -> None:
+        if not self.done():
+            self._refuse_foreign("waited for")
+            self._owner.before_wait(self)
+            deadline = None if timeout is None else time.monotonic() + timeout
+            with self._condition:
+                while self._state not in SETTLED:
+                    remaining = None if deadline is None else deadline - time.monotonic()
+                    if remaining is not None and remaining <= 0:
+                        raise TimeoutError(f"{self._name} on queue {self.queue!r} has not ended within {timeout} s")
+                    self._condition.wait(remaining)
+        for observer in _monitor.current.observers:
+            observer.looked_at(self)
+        if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+            raise CancelledError(f"{self._name} on queue {self.queue!r} was cancelled or dropped")
+
+    def _refuse_foreign(self, verb: str) -> None:
+        if self._state not in SETTLED and not self._owner.mark[0]:
+            raise OffloadError(
+                f"{self._name} on queue {self.queue!r} can't be {verb} here: it was offloaded by process {self._owner.pid}, of which this "
+                f"process ({os.getpid()}) is a fork; its outcome stays there. Offload it again in this process"
+            )
+
+    def _open(self) -> tuple[Callable[..., R], tuple[Any, ...], dict[str, Any] | None, Context | None]:
+        """Take the call out, so that nothing is left here to keep its arguments alive."""
+        call = self._fn, self._args, self._kwargs, self._context
+        self._fn = self._args = self._kwargs = self._context = None  # type: ignore[assignment]
+        return call
+
+    @property
+    def _opened(self) -> bool:
+        return self._fn is None
+
+    @property
+    def _struck(self) -> str:
+        """Its state when it will not run: the first of a Future's two, if there is somebody to be told of the second."""
+        return CANCELLED if self._watched else CANCELLED_AND_NOTIFIED
+
+    def _announce(self) -> None:
+        """The second half of a cancellation: let go of the call, tell who waits, run the callbacks. Outside of sections."""
+        with _monitor.current.busy_here():  # letting go of the arguments may run a __del__
+            self._open()
+            if not self._watched:
+                return
+            with self._condition:
+                if self._state == CANCELLED:
+                    self._state = CANCELLED_AND_NOTIFIED
+                    for waiter in self._waiters:
+                        waiter.add_cancelled(self)
+                self._condition.notify_all()
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+
+
+def _line(code: CodeType, lasti: int) -> int:
+    """The line of an instruction, looked up when somebody asks: at the call it would cost a tenth of it."""
+    for start, end, line in code.co_lines():
+        if start <= lasti < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+async def _done_in_loop(task: Task[Any]) -> None:
+    """Wait for a task without blocking the running loop. Being cancelled does nothing to the task."""
+    import asyncio  # its import costs more than offload's; who awaits has paid for it
+
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+
+    def wake(_: Future[Any]) -> None:
+        try:
+            loop.call_soon_threadsafe(woken.set)
+        except RuntimeError:  # the loop was closed: nobody awaits any more
+            pass
+
+    task.add_done_callback(wake)
+    await woken.wait()
