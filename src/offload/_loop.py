@@ -1,0 +1,168 @@
+"""The event loop that runs a queue's coroutines: one thread for each queue, started with the first coroutine and ended when idle.
+
+The number of coroutines that a loop has (`active`) and the queue's reference to it (`core.loop`) change in sections only: a loop that ends has taken itself out of
+`core.loop` in the section that found `active` to be 0, so no coroutine can be given to a loop that is on its way out.
+"""
+
+import threading
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from offload._core import Core, current_task
+from offload._ending import complete, fail, without_first_frame
+from offload._monitor import IN_PLACE, Monitor, section
+from offload._task import Task
+from offload._threads import BackgroundThread
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+def run(core: Core, task: Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context | None, *, in_place: bool) -> bool:
+    """See a started task's coroutine to its end: on the queue's loop, or here. Returns what `perform` does."""
+    context = context or Context()
+    context.run(current_task.set, task)
+    if not in_place:
+        loop = Loop.of(core)
+        if loop.start():
+            core.hand_over(task)
+            loop.give(task, coroutine, context)
+            return False
+        loop.count(-1)
+    try:
+        task._result = _run_to_end(coroutine, context)
+    except BaseException as error:  # noqa: BLE001  # as for any other task
+        fail(core, task, without_first_frame(error))
+        return False
+    return True
+
+
+def _run_to_end(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
+    import asyncio  # its import costs more than offload's; who has coroutines has paid for it
+
+    def to_end() -> Any:
+        with asyncio.Runner() as runner:
+            return runner.run(coroutine, context=context)
+
+    if asyncio._get_running_loop() is None:
+        return to_end()
+    return _in_helper_thread(to_end)
+
+
+def _in_helper_thread(call: Any) -> Any:
+    outcome: list[Any] = []
+
+    def main() -> None:
+        try:
+            outcome.extend((call(), None))
+        except BaseException as error:  # noqa: BLE001  # carried over to the thread that asked
+            outcome.extend((None, error))
+
+    thread = threading.Thread(target=main, name="offload-helper")
+    thread.start()
+    thread.join()
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
+
+
+class Loop:
+    """One queue's event loop and its thread."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.monitor: Monitor = core.monitor
+        self.active = 0
+        self.failed = False
+        self._up = threading.Event()
+        self._starting = threading.Lock()
+        self.thread = BackgroundThread(f"{core.label}-loop", self._main)
+
+    @staticmethod
+    def of(core: Core) -> "Loop":
+        """The queue's loop, with one more coroutine counted."""
+        fresh = Loop(core)
+        return fresh._adopt()
+
+    @section
+    def _adopt(self) -> "Loop":
+        if self.core.loop is None:
+            self.core.loop = self
+            self.core.crew.watch(self.thread)
+        loop: Loop = self.core.loop
+        loop.active += 1
+        return loop
+
+    def start(self) -> bool:
+        """Bring the thread up if it is not. Blocks until its loop runs. Returns False where no thread can be started."""
+        with self._starting:
+            if self.thread.ident is None and not self.failed:
+                try:
+                    self.thread.start()
+                except RuntimeError:
+                    self.failed = True
+        if not self.failed:
+            self._up.wait()
+        return not self.failed
+
+    def give(self, task: Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+        """Start a coroutine on the loop."""
+        self.loop.call_soon_threadsafe(self._create, task, coroutine, context)
+
+    def _create(self, task: Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+        running = self.loop.create_task(self._see_through(task, coroutine), name=task.name, context=context)
+        self._tasks.add(running)  # a loop itself keeps only weak references
+        running.add_done_callback(self._tasks.discard)
+
+    async def _see_through(self, task: Task[Any], coroutine: Coroutine[Any, Any, Any]) -> None:
+        try:
+            task._result = await coroutine
+        except BaseException as error:  # noqa: BLE001  # as for any other task
+            fail(self.core, task, without_first_frame(error), handed_over=True)
+        else:
+            complete(self.core, task, handed_over=True)
+        if self.count(-1) == 0:
+            self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        timeout = self.core.settings.idle_timeout
+        if self.core.closed or self.monitor.phase == IN_PLACE or (self.monitor.leaving and not self.thread.left_behind):
+            self.end_if_idle()
+        elif timeout is not None:
+            self.loop.call_later(timeout, self.end_if_idle)
+
+    @section
+    def count(self, change: int) -> int:
+        """Count coroutines. A loop that failed to start is let go of with its last."""
+        self.active += change
+        if self.failed and not self.active and self.core.loop is self:
+            self.core.loop = None
+        return self.active
+
+    @section
+    def end_if_idle(self) -> None:
+        """End the loop if it has no coroutine. On the loop's thread."""
+        if not self.active and self.core.loop is self:
+            self.core.loop = None
+            self._over.set()
+
+    def end(self) -> None:
+        """Ask an idle loop to end, from any thread."""
+        self.loop.call_soon_threadsafe(self.end_if_idle)
+
+    def _main(self) -> None:
+        import asyncio
+
+        with asyncio.Runner() as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        import asyncio
+
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self._over = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._up.set()
+        await self._over.wait()

@@ -1,0 +1,222 @@
+"""The threads that run the tasks.
+
+A worker's life: it is counted in `core.threads` by the section that wants it, started outside of the lock, enlists itself, and then goes round: claim (which
+ends the last task and starts the next, in one section), run, claim ... Finding nothing it is put into `core.idle` in that same section, and parks on a lock of its
+own. Whoever takes it out of `idle` releases that lock, exactly once; so after a time-out "still in idle" means that no wake-up is under way, and "not in idle"
+that one is.
+"""
+
+import _thread
+import sys
+import threading
+from typing import Any
+
+from offload import _exit, _monitor
+from offload._core import Core, monotonic
+from offload._ending import complete
+from offload._monitor import section
+from offload._run import perform, run_here
+from offload._task import FINISHED, RUNNING, Task
+from offload._threads import BackgroundThread
+
+modules = sys.modules
+
+
+class Worker:
+    """One worker of one queue, and its thread."""
+
+    __slots__ = ("_token", "coming", "core", "ended", "index", "parked", "task", "thread")
+
+    def __init__(self, core: Core, index: int) -> None:
+        self.core = core
+        self.index = index
+        self.task: Task[Any] | None = None
+        self.ended = False
+        self.coming = False
+        self.parked = True  # so that its first look at the line counts as that of one who was summoned
+        self._token = _thread.allocate_lock()
+        self._token.acquire()
+        self.thread = BackgroundThread(f"{core.label}-{index}", self._main)
+
+    def _main(self) -> None:
+        """Run tasks until there is no more need of this worker."""
+        core = self.core
+        _enlist(core, self)
+        knows_pools = False
+        done: Task[Any] | None = None
+        try:
+            while not self.ended:
+                self.task = task = claim(core, self, done)
+                if task is None:
+                    done = None
+                    self._park()
+                elif task is done:  # somebody watches it
+                    done = None
+                    complete(core, task)
+                else:
+                    done = task if perform(core, task, core.handler) else None
+                    if not knows_pools and _exit.PROCESS_POOLS in modules:  # its exit hook must not run ahead of ours
+                        knows_pools = True
+                        _exit.ensure_hooks()
+                del task
+        finally:
+            if core.handler is not None:
+                core.handler.worker_ends(core)
+            _delist(core)
+
+    def release(self) -> None:
+        """Wake it. Inside a section; before it is taken out of `idle`, so that an interrupt between the two loses no worker."""
+        if self._token.locked():
+            self._token.release()
+
+    def _park(self) -> None:
+        if self.ended:
+            return
+        timeout = self.core.settings.idle_timeout
+        if self._token.acquire(True, -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+            return
+        if not _timed_out(self.core, self):
+            self._token.acquire()
+
+
+def start_worker(core: Core) -> None:
+    """Start the thread that a section has counted. Where none can be started the calling thread runs what waits.
+
+    A KeyboardInterrupt can strike while ``start`` waits for the thread to come up, or before; nobody can tell. Then this is called again, so that there may be one thread
+    too many, which finds so when it enlists, and ends.
+    """
+    worker = None
+    try:
+        worker = Worker(core, _reserve_index(core))
+        worker.thread.start()
+    except RuntimeError as error:
+        if _not_started(core, worker):
+            _run_waiting(core, error)
+
+
+def _run_waiting(core: Core, error: RuntimeError) -> None:
+    """Run what waits, in order, on this thread, for there is no other."""
+    if "no thread" not in core.said:
+        core.said.add("no thread")
+        core.logger.warning("queue %r runs its calls in their callers: no thread can be started (%s)", core.name, error)
+    while (task := _take(core)) is not None:
+        run_here(core, task, in_slot=True)
+
+
+# -- steps that are sections of the monitor, or parts of one -------------------------------------------------------------------
+
+
+def claim(core: Core, worker: Worker, done: Task[Any] | None) -> Task[Any] | None:
+    """End the last task and start the next, in one section and with one look at the clock: all of a worker's bookkeeping for a task.
+
+    Returns the next task to run; `done` itself if somebody watches it, so that it must be ended with care first; or None: the worker stands in `idle`, or has
+    `ended`. This is the hot path of the worker: `end` and `start` are written out here, where they share the clock and cost no call.
+    """
+    monitor = core.monitor
+    with monitor.lock:
+        monitor.entered = True
+        try:
+            now = monotonic()
+            if worker.parked:
+                core.crew.unpark(worker)
+            if done is not None:
+                if done._watched:
+                    return done
+                done._state = FINISHED
+                ran = now - done._since
+                core.run_seconds += ran
+                if ran > core.run_seconds_max:
+                    core.run_seconds_max = ran
+                core.running -= 1
+                core.succeeded += 1
+            if core.running < core.capacity and core.crew.size <= core.crew.largest:
+                task = core.line.pop()
+                if task is not None:
+                    waited = now - task._since
+                    core.wait_seconds += waited
+                    if waited > core.wait_seconds_max:
+                        core.wait_seconds_max = waited
+                    task._since = now
+                    task._state = RUNNING
+                    core.running += 1
+                    if core.blocked:
+                        core.admit_blocked()
+                    return task
+            _stand_down(core, worker)
+            return None
+        finally:
+            monitor.entered = False
+            if monitor.late:
+                monitor.leave()
+
+
+def _stand_down(core: Core, worker: Worker) -> None:
+    """Nothing to do for this worker: it ends, or parks. Inside a section."""
+    core.notice_idle()
+    if core.crew.size > core.crew.largest or (not core.unfinished and _wants_no_more(core, worker)):
+        core.dismiss(worker)
+    else:
+        core.crew.park(worker)
+
+
+def _wants_no_more(core: Core, worker: Worker) -> bool:
+    # An interpreter waits for threads that can't be left behind before its last handlers run: they must not park.
+    monitor = core.monitor
+    # What stands behind a handler has exit handlers of its own, and calls offloaded over there, that are to run in time.
+    ends_early = not worker.thread.left_behind or core.handler is not None
+    return core.closed or monitor.phase == _monitor.IN_PLACE or (monitor.leaving and ends_early)
+
+
+@section
+def _take(core: Core) -> Task[Any] | None:
+    """Start the oldest task for a thread that is no worker, if there is a slot for it."""
+    task = core.line.head() if core.running < core.capacity else None
+    if task is None:
+        core.notice_idle()
+    else:
+        core.start(task, waiting=True)
+        core.admit_blocked()
+    return task
+
+
+@section
+def _reserve_index(core: Core) -> int:
+    return core.crew.reserve_index()
+
+
+@section
+def _enlist(core: Core, worker: Worker) -> None:
+    """The first step on its own thread."""
+    if core.crew.enlist(worker):
+        worker.coming = True
+    else:
+        worker.ended = True
+    ident = threading.get_ident()
+    core.monitor.inside[ident] = [core]
+    core.monitor.hired.add(ident)
+    core.crew.watch(worker.thread)
+
+
+@section
+def _delist(core: Core) -> None:
+    """The last step on its own thread."""
+    ident = threading.get_ident()
+    core.monitor.inside.pop(ident, None)
+    core.monitor.hired.discard(ident)
+
+
+@section
+def _timed_out(core: Core, worker: Worker) -> bool:
+    """Its patience is over. Returns whether it ended: no, if a wake-up is on its way to it, or will be when what runs elsewhere has ended."""
+    if worker not in core.crew.idle or (core.hands_over and core.unfinished):
+        return False
+    core.crew.idle.remove(worker)
+    core.dismiss(worker)
+    return True
+
+
+@section
+def _not_started(core: Core, worker: Worker | None) -> bool:
+    """No thread could be started. Returns whether there is nobody else to run what waits."""
+    core.crew.not_started(worker)
+    return core.crew.size == 0
