@@ -15,7 +15,7 @@ from offload._core import Core
 from offload._errors import ConfigurationError, OffloadError, QueueClosed, QueueFull
 from offload._policy import Verdict, decide
 from offload._process import importing_script
-from offload._run import run_here
+from offload._run import make_up, run_here
 from offload._task import PENDING, Task
 
 modules, monotonic = sys.modules, time.monotonic
@@ -32,8 +32,8 @@ def offer(
 ) -> Task[Any]:
     """Make a Task of a call and hand it to the queue. The hot path: what is special about a queue or a call is dealt with in `_consider`.
 
-    Between the append and the end of the section only a wake-up can be lost to a KeyboardInterrupt, not the task: it is in the queue (then the call is wholly
-    accepted) or not (then it wholly is not). The wake-up is made up for on the way out.
+    Between the append and the end of the section only a wake-up can be lost to a KeyboardInterrupt, not the task: it is in the queue (then the call
+    is wholly accepted) or not (then it wholly is not). The wake-up is made up for on the way out.
     """
     if not core.mark[0]:  # a fork, perhaps one that ran no at-fork hooks
         _exit.check_process()
@@ -46,27 +46,28 @@ def offer(
     else:
         task = Task(core, name, fn, args, kwargs or None, context, frame.f_code, frame.f_lasti, monotonic())
     monitor = core.monitor
-    with monitor.lock:
-        if monitor.entered:
-            monitor.late.append(partial(_accept_late, core, task, key))
-            return task
-        monitor.entered = True
-        try:
-            line = core.line
-            accepted = key is None and len(line.entries) - line.dead < core.limit
-            if accepted:
-                line.entries.append(task)
-                if core.crew.idle or core.crew.size < core.crew.largest:
-                    core.rouse()
-        except BaseException:
-            core.rouse()
-            raise
-        finally:
-            monitor.entered = False
-            if monitor.late:
-                monitor.leave()
-    if monitor.chores:
-        monitor.tidy()
+    try:
+        with monitor.lock:
+            if monitor.entered:
+                monitor.late.append(partial(_accept_late, core, task, key))
+                return task
+            monitor.entered = True
+            try:
+                line = core.line
+                accepted = key is None and len(line.entries) - line.dead < core.limit
+                if accepted:
+                    line.entries.append(task)
+                    if core.crew.idle or core.crew.size < core.crew.largest:
+                        core.rouse()
+            finally:
+                monitor.entered = False
+                if monitor.late:
+                    monitor.leave()
+        if monitor.chores:
+            monitor.tidy()
+    except BaseException:
+        core.nudge()
+        raise
     if not accepted:
         _consider(core, task, key)
     return task
@@ -90,6 +91,8 @@ def _accept_late(core: Core, task: Task[Any], key: object) -> None:
 def _run_late(core: Core, task: Task[Any]) -> None:
     if not task._opened:
         run_here(core, task)
+    else:
+        make_up(core, task, None)
 
 
 def _runs_at_once(core: Core) -> bool:
@@ -100,7 +103,7 @@ def _consider(core: Core, task: Task[Any], key: object) -> None:
     """The slow path: whatever is not just one more task for a queue with room."""
     for observer in core.monitor.observers:
         observer.called(task)
-    if core not in core.monitor.live and not _runs_at_once(core):
+    if core.limit < 0 and not _runs_at_once(core):
         if core.handler is not None and importing_script():
             raise _endless(core)
         _exit.ensure_hooks()
@@ -111,25 +114,27 @@ def _consider(core: Core, task: Task[Any], key: object) -> None:
         verdict = ticket.admit()
         if verdict is Verdict.BLOCK:
             verdict = ticket.wait()
-    except BaseException:
-        core.nudge()  # it may be accepted, and nobody roused
+        if verdict is Verdict.RUN_HERE:
+            run_here(core, task)
+    except BaseException as error:
+        make_up(core, task, error)
         raise
-    for gone in ticket.gone:
-        gone._announce()
-    if verdict is Verdict.RUN_HERE:
-        run_here(core, task)
-    elif verdict is Verdict.REFUSE:
+    finally:
+        for gone in ticket.gone:
+            if gone.cancelled():  # not if an interrupt struck between the note and the deed
+                gone._announce()
+    if verdict is Verdict.REFUSE:
         for observer in core.monitor.observers:
             observer.refused(task)
         raise _refusal(core, task)
-    elif verdict in (Verdict.DROP_NEWEST, Verdict.DROP_OLDEST):
+    if verdict in (Verdict.DROP_NEWEST, Verdict.DROP_OLDEST):
         _say_once(core, "dropped calls: it is full (maxsize=%s, on_full=%r). Raise maxsize or workers, or set on_full")
 
 
 def _endless(core: Core) -> Exception:
     return OffloadError(
-        f"queue {core.name!r} was called while this process imports the program's script, as its executor's processes do when they start: this one would start others, "
-        'which import it too, without end. Put what the script does below `if __name__ == "__main__":`'
+        f"queue {core.name!r} was called while this process imports the program's script, as its executor's processes do when they start: "
+        'this one would start others, which import it too, without end. Put what the script does below `if __name__ == "__main__":`'
     )
 
 
@@ -244,7 +249,8 @@ class _Ticket:
         """Block until there is room, the queue is shut down, or a signal's exception comes through.
 
         The race of a KeyboardInterrupt against the admission: (1) a worker makes room and admits this ticket in a section; (2) the interrupt
-        strikes before the caller wakes. `withdraw` finds in a section which came first: admitted, the call is wholly accepted; not, it leaves the line.
+        strikes before the caller wakes. `withdraw` finds in a section which came first: admitted, the call is wholly accepted; not, it leaves the
+        line.
         """
         core = self.core
         _say_once(core, "blocks its callers: it is full (maxsize=%s, on_full=%r). Raise maxsize or workers, or set on_full")
@@ -292,6 +298,6 @@ def _warn_in_event_loop(core: Core) -> None:
     if asyncio is not None and asyncio._get_running_loop() is not None:
         _say_once(
             core,
-            "blocks the thread of a running event loop: it is full (maxsize=%s, on_full=%r). Use another policy for calls from coroutines: set on_full to "
-            "'raise', 'drop_newest', 'drop_oldest' or 'caller_runs'",
+            "blocks the thread of a running event loop: it is full (maxsize=%s, on_full=%r). Use another policy for calls from coroutines: "
+            "set on_full to 'raise', 'drop_newest', 'drop_oldest' or 'caller_runs'",
         )

@@ -5,12 +5,12 @@ Every function here that changes something is a section of the monitor (see _mon
 Invariants, at the end of each section
 I1  submitted == succeeded + failed + cancelled + dropped + coalesced + waiting + running, because `submitted` is kept nowhere: it *is* that sum.
 I2  A task is PENDING if and only if it waits in `line`; whoever takes it out, or buries it, has changed its state in the same section.
-I3  If something waits and fewer than `capacity` tasks run, then a worker is on its way: awake, woken or being started, and it looks at the line in a section
-    again before it parks or ends. (`rouse` sees to it wherever something new waits or a slot becomes free.)
+I3  If something waits and fewer than `capacity` tasks run, then a worker is on its way: awake, woken or being started, and it looks at the line in a
+    section again before it parks or ends. (`rouse` sees to it wherever something new waits or a slot becomes free.)
 I4  Callers are blocked only while the queue is full: whatever makes room admits them in the same section, in the order of arrival.
 I5  `limit` is the number of waiting tasks below which a call needs no thought: the size of the queue, or -1 while anything is special about it.
-I6  A KeyboardInterrupt can strike the main thread at any call, also inside a section. So what belongs together is changed in one assignment, before or after all calls, or
-    in an order in which stopping half-way costs no more than a wake-up, which the next one to come by makes up for.
+I6  A KeyboardInterrupt can strike the main thread at any call, also inside a section. So what belongs together is changed in one assignment, before
+    or after all calls, or in an order in which stopping half-way costs no more than a wake-up, which the next one to come by makes up for.
 """
 
 import collections
@@ -30,7 +30,6 @@ from offload._crew import Crew
 from offload._line import Line
 from offload._monitor import Monitor, Reentered, section
 from offload._settings import Settings
-from offload._stats import QueueStats
 from offload._task import FINISHED, PENDING, RUNNING, Task
 
 KEPT_FAILURES = 100
@@ -90,10 +89,11 @@ class Core:
         self.handler: Any = None  # runs the tasks elsewhere, if set
         self.refusal: str | None = None  # why no call is taken, though it is open
         self.loop: Any = None  # runs the coroutines, if there are any
-        self.elsewhere: dict[Task[Any], None] = {}  # tasks that run, but not on a worker
+        self.elsewhere: dict[Task[Any], int] = {}  # tasks that run, but not on a worker, and how many slots each lends
         self.idle_waiters: list[Any] = []  # who waits for this queue to be idle
 
-        self.running = self.finishing = 0
+        self.running = 0
+        self.finishing: dict[Task[Any], None] = {}  # tasks that have ended, whose callbacks still run
         self.succeeded = self.failed = self.cancelled = self.dropped = self.coalesced = self.rejected = 0
         self.blocked_seconds = self.wait_seconds = self.wait_seconds_max = self.run_seconds = self.run_seconds_max = 0.0
 
@@ -123,13 +123,21 @@ class Core:
         self.hands_over = self.handler is not None and self.settings.executor != "processes"
         self.crew.largest = 1 if self.hands_over else self.capacity  # one thread can keep an executor busy
         monitor = self.monitor
-        special = self.closed or self.refusal is not None or self not in monitor.live or monitor.phase != _monitor.OPEN or self.inline or monitor.inline or monitor.observers
+        special = (
+            self.closed
+            or self.refusal is not None
+            or self not in monitor.live
+            or monitor.phase != _monitor.OPEN
+            or self.inline
+            or monitor.inline
+            or monitor.observers
+        )
         self.limit = -1 if special else sys.maxsize if self.settings.maxsize is None else self.settings.maxsize
 
     @section
     def configure(self, settings: Settings, handler: Any) -> bool:
-        """Change the settings of a queue at work: admits and wakes whom the change concerns. Returns False, and changes nothing, if that would take the handler
-        away from tasks that wait or run.
+        """Change the settings of a queue at work: admits and wakes whom the change concerns. Returns False, and changes nothing, if that would take
+        the handler away from tasks that wait or run.
         """
         if handler is not self.handler:
             if self.unfinished:
@@ -169,7 +177,7 @@ class Core:
     @property
     def unfinished(self) -> int:
         """How many tasks wait, run, or have callbacks of theirs running."""
-        return len(self.line) + self.running + self.finishing
+        return len(self.line) + self.running + len(self.finishing)
 
     def enqueue(self, task: Task[Any], key: object) -> Task[Any] | None:
         """Let a task wait. Returns the older task of the same key that it replaced. Inside a section."""
@@ -236,7 +244,7 @@ class Core:
     @section
     def hand_over(self, task: Task[Any]) -> None:
         """The task goes on elsewhere: on an event loop or in an executor."""
-        self.elsewhere[task] = None
+        self.elsewhere[task] = 0
 
     @section
     def nudge(self) -> None:
@@ -259,7 +267,7 @@ class Core:
     def runs_here(self) -> bool:
         """Whether the calling thread, or the coroutine that it runs, is a task of this queue."""
         ident = threading.get_ident()
-        if self in self.monitor.inside.get(ident, ()):
+        if any(core is self for core, _ in self.monitor.inside.get(ident, ())):
             return True
         if ident in self.monitor.hired:  # a task runs in its caller's context, and in that, perhaps, its caller's task
             return False
@@ -330,11 +338,6 @@ class Core:
 
     @section
     def _lend(self, slots: int) -> None:
-        self.lend(slots)
-
-    def lend(self, slots: int) -> None:
-        """So many tasks run without a slot. Inside a section."""
-        if slots:
-            self.lent += slots
-            self.refresh()
-            self.rouse()
+        self.lent += slots
+        self.refresh()
+        self.rouse()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from offload._task import Task
+from offload._threads import BackgroundThread
 
 
 class Hand(Protocol):
@@ -20,7 +21,7 @@ class Hand(Protocol):
     parked: bool
     ended: bool
     task: Task[Any] | None
-    thread: threading.Thread
+    thread: BackgroundThread
 
     def release(self) -> None: ...
 
@@ -43,8 +44,8 @@ class Crew:
     def rouse(self, number: int) -> None:
         """See to it that `number` workers are coming, as far as there are any or may be.
 
-        An interrupt can strike between any two calls. Released and still in `idle`: `unpark` takes it out. Coming and not counted: one more than needed will come.
-        Between the count of a new one and the `append` there is no call.
+        An interrupt can strike between any two calls. Released and still in `idle`: `unpark` takes it out. Coming and not counted: one more than
+        needed will come. Between the count of a new one and the `append` there is no call.
         """
         for _ in range(number - self.coming):
             if self.idle:

@@ -1,12 +1,11 @@
 """The decorator: a function whose calls go to a queue."""
 
+import _pickle  # the errors alone; pickle itself is dear to import
 import functools
 import inspect
-import pickle
 import sys
 from collections.abc import Callable
-from types import FrameType
-from types import GenericAlias
+from types import FrameType, GenericAlias
 from typing import Any
 
 import wrapt
@@ -172,7 +171,8 @@ class BoundOffloaded(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # t
 class Offloaded(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # typed in _typing
     """A function whose calls go to a queue: what `offload` returns.
 
-    ``f(...)`` returns a Task at once; ``f.call(...)`` runs here and now; ``f.using(queue=...)`` is a changed copy; ``f.queue`` is the Queue. It pickles by reference.
+    ``f(...)`` returns a Task at once; ``f.call(...)`` runs here and now; ``f.using(queue=...)`` is a changed copy; ``f.queue`` is the Queue. It
+    pickles by reference.
     """
 
     __bound_function_wrapper__ = BoundOffloaded
@@ -185,8 +185,8 @@ class Offloaded(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # typed in _t
         self._self_send = route.send_own
         self._self_changes: dict[str, Any] = {}
 
-    # wrapt would work the binding out anew at each call, for several times the price of a call here, and an attribute of a proxy costs as much as a function
-    # call; the slot's own descriptor goes past the proxy.
+    # wrapt would work the binding out anew at each call, for several times the price of a call here, and an attribute of a proxy costs as much as a
+    # function call; the slot's own descriptor goes past the proxy.
     def __call__(self, /, *args: Any, **kwargs: Any) -> Task[Any]:
         return _send_of(self)(args, kwargs)  # type: ignore[no-any-return]
 
@@ -219,8 +219,9 @@ class Offloaded(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # typed in _t
     def __reduce_ex__(self, protocol: Any) -> Any:
         module, path = self.__module__, self.__qualname__
         if _found(module, path) is not self and not self._self_changes:
-            raise pickle.PicklingError(
-                f"can't pickle {self!r}: it pickles by reference, and {module}.{path} is not it; define the function at the top of a module and decorate it there"
+            raise _pickle.PicklingError(
+                f"can't pickle {self!r}: it pickles by reference, and {module}.{path} is not it; define the function at the top of a module "
+                "and decorate it there"
             )
         return _resolve, (module, path, self._self_changes)
 
@@ -259,7 +260,7 @@ def _resolve(module: str, path: str, changes: dict[str, Any]) -> Any:
     __import__(module)
     found = _found(module, path)
     if not isinstance(found, Offloaded):
-        raise pickle.UnpicklingError(f"{module}.{path} is {found!r} here, not a function decorated with offload")
+        raise _pickle.UnpicklingError(f"{module}.{path} is {found!r} here, not a function decorated with offload")
     return found.using(**changes) if changes else found
 
 
@@ -276,9 +277,14 @@ def _refuse(fn: Any) -> None:
     while isinstance(inner, functools.partial):
         inner = inner.func
     if inspect.isclass(inner):
-        raise TypeError(f"offload can't decorate the class {inner.__qualname__}: calling it has to return the object; decorate a method, or a function that makes it")
+        raise TypeError(
+            f"offload can't decorate the class {inner.__qualname__}: calling it has to return the object; "
+            "decorate a method, or a function that makes it"
+        )
     if not callable(inner):
         raise TypeError(f"offload decorates callables; {inner!r} is not one")
     for looked_at in (inner, getattr(type(inner), "__call__", None)):
         if inspect.isgeneratorfunction(looked_at) or inspect.isasyncgenfunction(looked_at):
-            raise TypeError(f"offload can't decorate the generator function {name_of(inner)}: nobody would iterate over it, so its body would never run")
+            raise TypeError(
+                f"offload can't decorate the generator function {name_of(inner)}: nobody would iterate over it, so its body would never run"
+            )

@@ -24,8 +24,8 @@ log = logging.getLogger("offload")
 def drain(leaving: Leaving) -> None:
     """Wait until no queue has work, as long as the deadlines and the user's patience allow. Never raises KeyboardInterrupt.
 
-    The first Ctrl-C abandons what waits and lets what runs finish, the second ends the waiting. CPython swallows the KeyboardInterrupt of an exit hook and calls
-    the next one, so the count is kept in `leaving` for all phases.
+    The first Ctrl-C abandons what waits and lets what runs finish, the second ends the waiting. CPython swallows the KeyboardInterrupt of an exit
+    hook and calls the next one, so the count is kept in `leaving` for all phases.
     """
     monitor = _monitor.current
     monitor.leaving = True
@@ -37,7 +37,7 @@ def drain(leaving: Leaving) -> None:
                 wait_until_idle(phase.cores, phase.remaining)
                 phase.see_out_handlers()
                 break
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):  # the latter from a signal handler such as drain_on_signal's
                 leaving.interrupts += 1
         phase.abandon_if_interrupted()
     finally:
@@ -130,8 +130,8 @@ def _some(names: list[str]) -> str:
 def finish(leaving: Leaving) -> None:
     """Let go of everything: from here on calls run in place, and threads that have nothing to do are gone before the interpreter freezes them.
 
-    A thread that is left behind may be frozen with the lock held, and a ``__del__`` during the teardown may call: so the last act is a new monitor, with a lock
-    that no other thread has seen.
+    A thread that is left behind may be frozen with the lock held, and a ``__del__`` during the teardown may call: so the last act is a new monitor,
+    with a lock that no other thread has seen.
     """
     monitor = _monitor.current
     _in_place(monitor)

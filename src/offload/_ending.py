@@ -18,8 +18,8 @@ def fail(core: Core, task: Task[Any], error: BaseException, *, handed_over: bool
 def complete(core: Core, task: Task[Any], *, handed_over: bool = False) -> None:
     """End a task whose outcome is set. Never raises.
 
-    The last step is made with the task's condition held: `concurrent.futures.wait` reads the states of its futures and then hangs its waiters on them, holding
-    all their conditions, and would miscount if one ended between the two.
+    The last step is made with the task's condition held: `concurrent.futures.wait` reads the states of its futures and then hangs its waiters on
+    them, holding all their conditions, and would miscount if one ended between the two.
     """
     with task._condition:
         _finished(core, task)
@@ -44,15 +44,16 @@ def without_first_frame(error: BaseException) -> BaseException:
 @section
 def _finished(core: Core, task: Task[Any]) -> None:
     """The last step but one: its condition is held, its callbacks are still to run."""
-    core.finishing += 1
+    core.finishing[task] = None
     core.end(task)
 
 
 @section
 def _settled(core: Core, task: Task[Any]) -> None:
     """The very last step: its callbacks have run."""
-    core.finishing -= 1
-    core.elsewhere.pop(task, None)
+    core.finishing.pop(task, None)
+    if not core.elsewhere.get(task, 1):  # else `left` sees to it
+        del core.elsewhere[task]
     if core.reporting:
         core.reporting.pop(task, None)
     core.notice_idle()

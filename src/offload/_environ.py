@@ -2,7 +2,6 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +82,8 @@ def load(source: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[Mapping[st
         return source, "configure_from"
     if not isinstance(source, str | os.PathLike):
         raise ConfigurationError(f"configure_from: {source!r} is neither a mapping nor the path of a TOML file")
+    import tomllib  # seldom used, and dear to import
+
     path = Path(source)
     try:
         with path.open("rb") as file:

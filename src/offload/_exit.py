@@ -1,9 +1,9 @@
 """When a process leaves or forks: the hooks, their order, their one clock. They know no queue; `hand_over` tells them what to call.
 
-How CPython ends (seen on 3.11 to 3.14): 1 the excepthook; 2 the callbacks of ``threading._register_atexit``, newest first; 3 the join of non-daemon threads; 4 atexit,
-newest first; 5 daemon threads freeze; 6 teardown. So offload drains in 2, where a task can still start threads and use thread pools (the pools' own callbacks were
-registered before ours and run after), and again in 4 for what threads and other exit handlers have added. After that nobody drains any more, and calls
-run in place: handlers that were registered before offload's are served too.
+How CPython ends (seen on 3.11 to 3.14): 1 the excepthook; 2 the callbacks of ``threading._register_atexit``, newest first; 3 the join of non-daemon
+threads; 4 atexit, newest first; 5 daemon threads freeze; 6 teardown. So offload drains in 2, where a task can still start threads and use thread
+pools (the pools' own callbacks were registered before ours and run after), and again in 4 for what threads and other exit handlers have added. After
+that nobody drains any more, and calls run in place: handlers that were registered before offload's are served too.
 
 The callbacks of 2 are private to CPython. Without them the drain in 4 alone still does all but the tasks that use thread pools.
 """
@@ -78,7 +78,8 @@ def ensure_hooks() -> None:
     if register is not None:
         try:
             register(_leave)
-        except RuntimeError:  # the threads are being joined: the drain by atexit is left; or on the main thread, which does that, the handlers of atexit run already
+        except RuntimeError:
+            # the threads are being joined: the drain by atexit is left; or on the main thread, which does that, the handlers of atexit run already
             if threading.current_thread() is threading.main_thread():
                 _finish(leaving)
                 return

@@ -1,7 +1,7 @@
 """What waits in a queue, in order. A plain data structure: whoever uses it holds the lock.
 
-`entries` holds the tasks in order of arrival, and among them `dead` tombstones: tasks that were cancelled or taken out of turn, and are passed over when they come to the
-front. A call that may be replaced by a newer one of its key stands in a `Place`, which keeps its turn whatever task is in it.
+`entries` holds the tasks in order of arrival, and among them `dead` tombstones: tasks that were cancelled or taken out of turn, and are passed over
+when they come to the front. A call that may be replaced by a newer one of its key stands in a `Place`, which keeps its turn whatever task is in it.
 """
 
 import collections

@@ -1,22 +1,19 @@
 """The event loop that runs a queue's coroutines: one thread for each queue, started with the first coroutine and ended when idle.
 
-The number of coroutines that a loop has (`active`) and the queue's reference to it (`core.loop`) change in sections only: a loop that ends has taken itself out of
-`core.loop` in the section that found `active` to be 0, so no coroutine can be given to a loop that is on its way out.
+The number of coroutines that a loop has (`active`) and the queue's reference to it (`core.loop`) change in sections only: a loop that ends has taken
+itself out of `core.loop` in the section that found `active` to be 0, so no coroutine can be given to a loop that is on its way out.
 """
 
 import threading
 from collections.abc import Coroutine
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from offload._core import Core, current_task
 from offload._ending import complete, fail, without_first_frame
 from offload._monitor import IN_PLACE, Monitor, section
 from offload._task import Task
 from offload._threads import BackgroundThread
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 def run(core: Core, task: Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context | None, *, in_place: bool) -> bool:

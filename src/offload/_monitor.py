@@ -68,7 +68,7 @@ class Monitor:
         self.inline = 0  # how many testing.inline() are open
         self.observers: tuple[Any, ...] = ()
         self.waits: collections.Counter[int] = collections.Counter()  # how deep threads are inside offload, by ident: see `busy_here`
-        self.inside: dict[int, list[Any]] = {}  # the cores whose tasks a thread runs, by ident, innermost last
+        self.inside: dict[int, list[tuple[Any, Any]]] = {}  # the cores whose tasks a thread runs, and the tasks that it runs in place, by ident, innermost last
         self.hired: set[int] = set()  # the threads that are workers
         self.leaving = False  # the interpreter has begun to end
         self.mark = new_mark()
@@ -86,7 +86,8 @@ class Monitor:
         """Do the chores. Called outside of the lock."""
         # A handler that struck between "entered cleared" and "lock released" is still inside: the code that it interrupted tidies.
         if not self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition leans on it too
-            _each(self.chores)
+            with self.busy_here():  # who interrupts this must not wait for the worker that it starts
+                _each(self.chores)
 
     @contextlib.contextmanager
     def busy_here(self) -> Iterator[None]:
@@ -98,13 +99,14 @@ class Monitor:
         finally:
             self.waits[ident] -= 1
             if not self.waits[ident]:
-                del self.waits[ident]
+                self.waits.pop(ident, None)  # a handler between the two lines may have done it
 
 
 def _each(calls: collections.deque[Callable[[], None]]) -> None:
     """Take the calls out and make them, one after the other. One that an exception stops is put back for who comes next: each bears being made twice.
 
-    An interrupt could lose what ``popleft()`` returns before it is assigned; it can't strike between an iterator of built-in parts and the loop's variable.
+    An interrupt could lose what ``popleft()`` returns before it is assigned; it can't strike between an iterator of built-in parts and the loop's
+    variable.
     """
     with contextlib.suppress(IndexError):  # of popleft, at the end or because another thread was faster; the calls raise none
         for call in iter(calls.popleft, None):

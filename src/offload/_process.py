@@ -1,7 +1,7 @@
 """Which process this is, for a fraction of what ``os.getpid()`` costs: it is asked at each call and after each task.
 
-`mark[0]` is true in the process that made the mark, and false in a child that was forked since, also by a fork that runs no at-fork hooks. On Linux it is a
-page of memory that the kernel wipes in a child (madvise(2), MADV_WIPEONFORK, since 4.14); elsewhere it compares process ids.
+`mark[0]` is true in the process that made the mark, and false in a child that was forked since, also by a fork that runs no at-fork hooks. On Linux
+it is a page of memory that the kernel wipes in a child (madvise(2), MADV_WIPEONFORK, since 4.14); elsewhere it compares process ids.
 """
 
 import mmap

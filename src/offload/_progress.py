@@ -50,7 +50,7 @@ def _is_terminal() -> bool:
 
 def _new_bar(total: int) -> "_TqdmBar | _PlainLine":
     try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
     except Exception:  # noqa: BLE001  # not installed, or not importable so late in the interpreter's life
         return _PlainLine()
     tqdm.monitor_interval = 0  # it would start a thread

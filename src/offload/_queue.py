@@ -102,8 +102,8 @@ class Queue(Executor):
     def flush(self, timeout: float | None = None, raise_errors: bool = False) -> None:
         """Block until this queue is idle: nothing accepted waits or runs, tasks added meanwhile included.
 
-        ``timeout`` is in seconds, None for ever. Raises FlushTimeout; RuntimeError at once in a task of this queue; with ``raise_errors`` one ExceptionGroup of
-        the failures since the last such flush.
+        ``timeout`` is in seconds, None for ever. Raises FlushTimeout; RuntimeError at once in a task of this queue; with ``raise_errors`` one
+        ExceptionGroup of the failures since the last such flush.
         """
         _waiting.flush(self._cores, timeout, raise_errors)
 
@@ -114,8 +114,8 @@ class Queue(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse calls from now on (QueueClosed, for callers that wait for room too); what was accepted still runs.
 
-        With ``wait`` blocks until it has, and the threads have ended; with ``cancel_futures`` what waits is cancelled. Raises RuntimeError if a task of this queue
-        asks to wait for it.
+        With ``wait`` blocks until it has, and the threads have ended; with ``cancel_futures`` what waits is cancelled. Raises RuntimeError if a task
+        of this queue asks to wait for it.
         """
         core = self._here()
         if wait and core.runs_here():
@@ -143,7 +143,7 @@ def _handler(executor: ExecutorSetting) -> Any:
     """What runs the tasks elsewhere: see `_executors` and `_processes`. None if their own threads do."""
     if executor is None:
         return None
-    return _processes.Processes() if executor == "processes" else _executors.Handed(executor)  # type: ignore[arg-type]
+    return _processes.Processes() if executor == "processes" else _executors.Handed(executor)
 
 
 def name_of(fn: Callable[..., Any]) -> str:

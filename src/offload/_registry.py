@@ -13,7 +13,6 @@ from offload._queue import Queue
 from offload._settings import ExitSettingsGiven, Settings, SettingsGiven, refuse, seconds
 from offload._stats import StatsTable
 
-
 Contents: TypeAlias = tuple[dict[str, Queue], list[Queue]]
 """A registry's queues: those that calls go to, and those that were shut down and are not done yet."""
 
@@ -21,9 +20,9 @@ Contents: TypeAlias = tuple[dict[str, Queue], list[Queue]]
 class Names:
     """Named queues, made when they are first used.
 
-    ``Registry("acme", workers=2)`` keeps a library's queues apart from the application's: loggers ``offload.acme.<queue>``, threads ``offload-acme-<queue>-0``,
-    variables ``OFFLOAD_ACME__QUEUES__...``. ``defaults`` are settings for all its queues; ``exit_timeout`` (seconds) shortens the shared deadline at exit for them.
-    Raises ConfigurationError.
+    ``Registry("acme", workers=2)`` keeps a library's queues apart from the application's: loggers ``offload.acme.<queue>``, threads
+    ``offload-acme-<queue>-0``, variables ``OFFLOAD_ACME__QUEUES__...``. ``defaults`` are settings for all its queues; ``exit_timeout`` (seconds)
+    shortens the shared deadline at exit for them. Raises ConfigurationError.
     """
 
     def __init__(self, name: str = "", /, *, exit_timeout: float | None = None, **defaults: "Unpack[SettingsGiven]") -> None:
@@ -39,10 +38,11 @@ class Names:
     def configure(self, name: str = "default", /, **settings: "Unpack[SettingsGiven]") -> Queue:
         """Set what is given on a queue and leave the rest; before its first use or after. Returns the queue; does not block.
 
-        ``workers`` (1): the most tasks that run at once. ``maxsize`` (10_000): the most that wait, None for no bound. ``on_full`` ("block"): what a call on a full
-        queue does, or "raise", "drop_newest", "drop_oldest", "caller_runs". ``on_error`` (None, log it): called with each failed task and its exception.
-        ``idle_timeout`` (60.0): seconds until an idle worker thread ends, None never. ``context`` (True): tasks see the caller's contextvars. ``executor`` (None, the
-        queue's own threads): a `concurrent.futures.Executor` that runs the tasks, a callable that makes one, or "processes".
+        ``workers`` (1): the most tasks that run at once. ``maxsize`` (10_000): the most that wait, None for no bound. ``on_full`` ("block"): what a
+        call on a full queue does, or "raise", "drop_newest", "drop_oldest", "caller_runs". ``on_error`` (None, log it): called with each failed task
+        and its exception. ``idle_timeout`` (60.0): seconds until an idle worker thread ends, None never. ``context`` (True): tasks see the caller's
+        contextvars. ``executor`` (None, the queue's own threads): a `concurrent.futures.Executor` that runs the tasks, a callable that makes one, or
+        "processes".
 
         Raises ConfigurationError, which changes nothing. On the name of a queue that was shut down it opens a fresh one.
         """
@@ -133,8 +133,9 @@ class Names:
             old = self._queues.get(name)
             if old is not None and not old._core.closed:
                 return old
-            if old is not None:
-                self._closing.append(old)
+            if old is None:
+                return self._queues.setdefault(name, queue)  # or that of a signal handler which struck just before
+            self._closing.append(old)
             self._queues[name] = queue
         return queue
 
@@ -175,8 +176,8 @@ def configure_exit_at(where: str, **settings: Any) -> None:
 
 
 def configure_exit(**settings: "Unpack[ExitSettingsGiven]") -> None:
-    """Set how the program leaves: ``timeout`` in seconds for all queues together (None, the default: no deadline), ``progress`` (None: a line on a terminal after
-    a second; True and False force it). Changes what is given. Raises ConfigurationError. Does not block.
+    """Set how the program leaves: ``timeout`` in seconds for all queues together (None, the default: no deadline), ``progress`` (None: a line on a
+    terminal after a second; True and False force it). Changes what is given. Raises ConfigurationError. Does not block.
     """
     configure_exit_at("configure_exit", **settings)
 

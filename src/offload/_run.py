@@ -9,7 +9,7 @@ from offload import _exit, _loop
 from offload._core import Core
 from offload._ending import complete, fail, without_first_frame
 from offload._monitor import section
-from offload._task import Task
+from offload._task import CANCELLED_AND_NOTIFIED, RUNNING, Task
 
 
 def perform(core: Core, task: Task[Any], handler: Callable[..., bool] | None, *, in_place: bool = False) -> bool:
@@ -44,31 +44,66 @@ def run_here(core: Core, task: Task[Any], *, in_slot: bool = False) -> None:
 
     It takes no slot from the workers, who go on beside it, unless it runs `in_slot`: in the place of a worker that could not be started.
     """
-    lent = 0 if in_slot else 1
-    entered(core, task, lent)
     try:
-        if perform(core, task, None, in_place=True):
-            complete(core, task)
-    finally:
-        left(core, task, lent)
+        try:
+            entered(core, task, 0 if in_slot else 1)
+            if perform(core, task, None, in_place=True):
+                complete(core, task)
+        except BaseException as error:  # an interrupt, somewhere in there
+            make_up(core, task, error)
+            raise
+        finally:
+            left(core, task)
+    except BaseException:  # the same, or one on the way into `left`, which bears being called twice
+        left(core, task)
+        raise
     if isinstance(task._exception, SystemExit | KeyboardInterrupt):
         raise task._exception
+
+
+def make_up(core: Core, task: Task[Any], error: BaseException | None) -> None:
+    """An interrupt struck a thread that takes a task in, or runs it in place, somewhere in offload itself: bring to an end what it left half done.
+
+    Started but not begun, the task was never accepted. Begun, it has ended, with its outcome if that was set, or with the interrupt. Waiting, it
+    needs a worker.
+    """
+    _make_up(core, task, error)
+    if task._watched:
+        with task._condition:
+            task._condition.notify_all()
+
+
+@section
+def _make_up(core: Core, task: Task[Any], error: BaseException | None) -> None:
+    if task._state is RUNNING and not task._opened:
+        task._state, core.running = CANCELLED_AND_NOTIFIED, core.running - 1
+    elif task._state is RUNNING and task in core.elsewhere:
+        if task._exception is None and task._result is None:
+            task._exception = error
+        core.end(task)
+    core.finishing.pop(task, None)
+    core.notice_idle()
+    core.rouse()
 
 
 @section
 def entered(core: Core, task: Task[Any], lent: int = 0) -> None:
     """The calling thread runs a task of this queue, and lends its slot to others."""
-    core.lend(lent)
-    core.elsewhere[task] = None
-    core.monitor.inside.setdefault(threading.get_ident(), []).append(core)
+    core.elsewhere[task], core.lent = lent, core.lent + lent
+    core.refresh()
+    core.rouse()
+    core.monitor.inside.setdefault(threading.get_ident(), []).append((core, task))
 
 
 @section
-def left(core: Core, task: Task[Any], lent: int = 0) -> None:
-    """It has run it."""
-    core.lend(-lent)
-    core.elsewhere.pop(task, None)
-    stack = core.monitor.inside[threading.get_ident()]
-    stack.remove(core)
+def left(core: Core, task: Task[Any]) -> None:
+    """It has run it, or was interrupted on the way in."""
+    core.lent, core.elsewhere[task] = core.lent - core.elsewhere.get(task, 0), 0
+    del core.elsewhere[task]
+    core.refresh()
+    core.rouse()
+    stack = core.monitor.inside.get(threading.get_ident(), [])
+    if (core, task) in stack:
+        stack.remove((core, task))
     if not stack:
-        del core.monitor.inside[threading.get_ident()]
+        core.monitor.inside.pop(threading.get_ident(), None)

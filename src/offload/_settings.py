@@ -1,7 +1,6 @@
 """The settings of a queue, and the check of each where it is given. Plain values; nothing here knows a queue."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -62,6 +61,8 @@ NAMES: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Settin
 
 def near(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'workers'?"`` for a misspelt word, or the list of what there is."""
+    import difflib  # only a mistake needs it
+
     names = sorted(known)
     match = difflib.get_close_matches(word.lower(), names, n=1)
     return f"; did you mean {match[0]!r}?" if match else f"; allowed: {', '.join(names)}"
@@ -166,4 +167,3 @@ _CHECKS: dict[str, Callable[[str, object, str], Any]] = {
     "executor": _executor,
     "store": _store,
 }
-

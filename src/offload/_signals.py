@@ -11,8 +11,9 @@ from offload._errors import ConfigurationError
 def drain_on_signal(*signals: int) -> None:
     """Make these signals (default: SIGTERM) leave the program through ``SystemExit(128 + n)``, so that its exit handlers run and its queues drain.
 
-    Returns None, does not block. Raises RuntimeError off the main thread, where Python handles no signals, and ConfigurationError for a signal that can't be handled
-    or that the application handles already: raise SystemExit from that handler instead. Nothing is changed if one of them is refused.
+    Returns None, does not block. Raises RuntimeError off the main thread, where Python handles no signals, and ConfigurationError for a signal that
+    can't be handled or that the application handles already: raise SystemExit from that handler instead. Nothing is changed if one of them is
+    refused.
     """
     chosen = signals or (signal.SIGTERM,)
     if threading.current_thread() is not threading.main_thread():

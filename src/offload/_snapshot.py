@@ -13,7 +13,8 @@ def freeze(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Copies of the arguments; of `instance`, the method's own object, never, wherever among them it turns up.
 
-    One memo serves them all, so what two arguments share their copies share too. Raises TypeError in the caller, naming the argument that can't be copied.
+    One memo serves them all, so what two arguments share their copies share too. Raises TypeError in the caller, naming the argument that can't be
+    copied.
     """
     if callable(how):
         take = how

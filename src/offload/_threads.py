@@ -8,8 +8,9 @@ from collections.abc import Callable
 class BackgroundThread(threading.Thread):
     """A daemon that says of itself that it is none.
 
-    Offload's threads are daemons, so that a deadline at exit can leave a stuck one behind. But a thread inherits `daemon` from the one that starts it, and
-    a task's own threads must be waited for like anybody's. CPython reads `daemon` for itself before `run`, so from there on it may tell the other story.
+    Offload's threads are daemons, so that a deadline at exit can leave a stuck one behind. But a thread inherits `daemon` from the one that starts
+    it, and a task's own threads must be waited for like anybody's. CPython reads `daemon` for itself before `run`, so from there on it may tell the
+    other story.
     """
 
     def __init__(self, name: str, main: Callable[[], object]) -> None:
@@ -24,8 +25,8 @@ class BackgroundThread(threading.Thread):
 
     @property
     def daemon(self) -> bool:  # type: ignore[override]
-        """As ``threading.Thread.daemon``; False once it runs."""
-        return bool(self._daemonic) and not self._at_work  # type: ignore[attr-defined]
+        """As ``threading.Thread.daemon``; False in its own eyes once it runs."""
+        return bool(self._daemonic) and not (self._at_work and threading.current_thread() is self)  # type: ignore[attr-defined]
 
     def start(self) -> None:
         """As ``threading.Thread.start``, in an empty context: 3.14 would keep the caller's for the thread's whole life."""

@@ -1,7 +1,7 @@
 """Waiting until queues are idle: ``flush``, its async twin, and the drain at exit.
 
-"Idle" is a fact about one moment: `_Round.busy` looks at all the queues in one section. If one of them is not idle, the round hangs itself on the first such queue,
-in that same section, so that the step which makes it idle can't be missed; then everything is looked at again.
+"Idle" is a fact about one moment: `_Round.busy` looks at all the queues in one section. If one of them is not idle, the round hangs itself on the
+first such queue, in that same section, so that the step which makes it idle can't be missed; then everything is looked at again.
 """
 
 import _thread
@@ -49,7 +49,8 @@ class _Round:
 def wait_until_idle(cores: Cores, remaining: Callable[[list[Core]], float | None]) -> None:
     """Block until all `cores` are idle at one moment.
 
-    Before each wait `remaining` is told which ones are not, and says for how many seconds to wait before the next look (None: until they are); what it raises ends the wait.
+    Before each wait `remaining` is told which ones are not, and says for how many seconds to wait before the next look (None: until they are); what
+    it raises ends the wait.
     """
     while True:
         turn = _thread.allocate_lock()

@@ -1,9 +1,9 @@
 """The threads that run the tasks.
 
-A worker's life: it is counted in `core.threads` by the section that wants it, started outside of the lock, enlists itself, and then goes round: claim (which
-ends the last task and starts the next, in one section), run, claim ... Finding nothing it is put into `core.idle` in that same section, and parks on a lock of its
-own. Whoever takes it out of `idle` releases that lock, exactly once; so after a time-out "still in idle" means that no wake-up is under way, and "not in idle"
-that one is.
+A worker's life: it is counted in `core.threads` by the section that wants it, started outside of the lock, enlists itself, and then goes round: claim
+(which ends the last task and starts the next, in one section), run, claim ... Finding nothing it is put into `core.idle` in that same section, and
+parks on a lock of its own. Whoever takes it out of `idle` releases that lock, exactly once; so after a time-out "still in idle" means that no wake-up
+is under way, and "not in idle" that one is.
 """
 
 import _thread
@@ -82,8 +82,8 @@ class Worker:
 def start_worker(core: Core) -> None:
     """Start the thread that a section has counted. Where none can be started the calling thread runs what waits.
 
-    A KeyboardInterrupt can strike while ``start`` waits for the thread to come up, or before; nobody can tell. Then this is called again, so that there may be one thread
-    too many, which finds so when it enlists, and ends.
+    A KeyboardInterrupt can strike while ``start`` waits for the thread to come up, or before; nobody can tell. Then this is called again, so that
+    there may be one thread too many, which finds so when it enlists, and ends.
     """
     worker = None
     try:
@@ -109,8 +109,8 @@ def _run_waiting(core: Core, error: RuntimeError) -> None:
 def claim(core: Core, worker: Worker, done: Task[Any] | None) -> Task[Any] | None:
     """End the last task and start the next, in one section and with one look at the clock: all of a worker's bookkeeping for a task.
 
-    Returns the next task to run; `done` itself if somebody watches it, so that it must be ended with care first; or None: the worker stands in `idle`, or has
-    `ended`. This is the hot path of the worker: `end` and `start` are written out here, where they share the clock and cost no call.
+    Returns the next task to run; `done` itself if somebody watches it, so that it must be ended with care first; or None: the worker stands in
+    `idle`, or has `ended`. This is the hot path of the worker: `end` and `start` are written out here, where they share the clock and cost no call.
     """
     monitor = core.monitor
     with monitor.lock:
@@ -192,7 +192,7 @@ def _enlist(core: Core, worker: Worker) -> None:
     else:
         worker.ended = True
     ident = threading.get_ident()
-    core.monitor.inside[ident] = [core]
+    core.monitor.inside[ident] = [(core, None)]
     core.monitor.hired.add(ident)
     core.crew.watch(worker.thread)
 
