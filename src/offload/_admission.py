@@ -18,7 +18,7 @@ from offload._process import importing_script
 from offload._run import make_up, run_here
 from offload._task import PENDING, Task
 
-modules, monotonic = sys.modules, time.monotonic
+modules, monotonic, new = sys.modules, time.monotonic, object.__new__
 
 
 def offer(
@@ -40,16 +40,23 @@ def offer(
         core = core.successor()
     if _exit.PROCESS_POOLS in modules and not _exit.leaving.pools_hooked:  # their exit hook must not run ahead of ours
         _exit.ensure_hooks()
-    context = copy_context() if core.context else None
+    task: Task[Any] = new(Task)  # and attribute by attribute: a third of the price of an __init__
+    task._owner = core
+    task._name = name
+    task._fn = fn
+    task._args = args
+    task._kwargs = kwargs or None
+    task._context = (copy_context() or None) if core.context else None  # an empty one need not be kept
     if frame is None:
-        task = Task(core, name, fn, args, kwargs or None, context, None, 0, monotonic())
+        task._code, task._lasti = None, 0
     else:
-        task = Task(core, name, fn, args, kwargs or None, context, frame.f_code, frame.f_lasti, monotonic())
+        task._code, task._lasti = frame.f_code, frame.f_lasti
+    task._since = monotonic()
     monitor = core.monitor
     try:
         with monitor.lock:
             if monitor.entered:
-                monitor.late.append(partial(_accept_late, core, task, key))
+                monitor.late.append(_Late(core, task, key))
                 return task
             monitor.entered = True
             try:
@@ -73,19 +80,32 @@ def offer(
     return task
 
 
-def _accept_late(core: Core, task: Task[Any], key: object) -> None:
-    """A call that interrupted offload on its own thread: accepted whatever the policy, for nobody is left to be told no. Inside a section."""
-    if task in core.line or task._state is not PENDING:  # an interrupt stopped this half-way, and here it is again
-        core.rouse()
-    elif _runs_at_once(core) or core.closed:
-        core.start(task)
-        core.monitor.chores.append(partial(_run_late, core, task))
-    else:
-        core.monitor.live[core] = None
-        core.refresh()
-        older = core.enqueue(task, key)
-        if older is not None:
-            core.monitor.chores.append(older._announce)
+class _Late:
+    """A call that interrupted offload on its own thread: accepted whatever the policy, for nobody is left to be told no."""
+
+    __slots__ = ("core", "key", "task", "tried")
+
+    def __init__(self, core: Core, task: Task[Any], key: object) -> None:
+        self.core = core
+        self.task = task
+        self.key = key
+        self.tried = False
+
+    def __call__(self) -> None:
+        """Take it in. Inside a section. A second time, if an interrupt has stopped the first: it may or may not be in the line already."""
+        core, task = self.core, self.task
+        again, self.tried = self.tried, True
+        if again and (task._state is not PENDING or task in core.line):
+            core.rouse()
+        elif _runs_at_once(core) or core.closed:
+            core.start(task)
+            core.monitor.chores.append(partial(_run_late, core, task))
+        else:
+            core.monitor.live[core] = None
+            core.refresh()
+            older = core.enqueue(task, self.key)
+            if older is not None:
+                core.monitor.chores.append(older._announce)
 
 
 def _run_late(core: Core, task: Task[Any]) -> None:

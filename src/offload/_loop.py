@@ -16,9 +16,8 @@ from offload._task import Task
 from offload._threads import BackgroundThread
 
 
-def run(core: Core, task: Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context | None, *, in_place: bool) -> bool:
+def run(core: Core, task: Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context, *, in_place: bool) -> bool:
     """See a started task's coroutine to its end: on the queue's loop, or here. Returns what `perform` does."""
-    context = context or Context()
     context.run(current_task.set, task)
     if not in_place:
         loop = Loop.of(core)

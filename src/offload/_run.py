@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from types import CoroutineType
 from typing import Any
 
@@ -17,14 +18,15 @@ def perform(core: Core, task: Task[Any], handler: Callable[..., bool] | None, *,
 
     The process is looked at after the call: where a task forks, its child comes back here too, and must not go on as a worker.
     """
-    fn, args, kwargs, context = task._open()
+    fn, args, kwargs, context = task._fn, task._args, task._kwargs, task._context or Context()
+    task._fn = task._args = task._kwargs = task._context = None  # type: ignore[assignment]  # as `_let_go` does
     try:
         if handler is not None:
             return handler(core, task, fn, args, kwargs or {}, context)
         if kwargs is None:
-            result = fn(*args) if context is None else context.run(fn, *args)
+            result = context.run(fn, *args)
         else:
-            result = fn(*args, **kwargs) if context is None else context.run(fn, *args, **kwargs)
+            result = context.run(fn, *args, **kwargs)
     except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task are failures like any other
         if not core.mark[0]:
             _exit.end_forked_task(error)

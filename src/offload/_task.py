@@ -41,61 +41,30 @@ class Task(Future[R]):
     Ignore it, or ask it for ``result()``. It is made by the call; nobody else makes one or sets its outcome.
     """
 
-    # The slots take the place of the attributes of the same names that Future.__init__ would set, which is not called: its Condition is most
-    # of a Future's cost. `_condition`, `_waiters` and `_done_callbacks` are made by `__getattr__` for the first who looks, which also sets
-    # `_watched`: from then on the task's last step is made with `_condition` held, as `concurrent.futures.wait` and `as_completed` assume. `_watched`
-    # is set, and read before the last step, in a section: a worker either sees it or has settled the task before.
-    __slots__ = (
-        "_args",
-        "_code",
-        "_condition",
-        "_context",
-        "_done_callbacks",
-        "_exception",
-        "_fn",
-        "_kwargs",
-        "_lasti",
-        "_name",
-        "_owner",
-        "_place",
-        "_result",
-        "_since",
-        "_state",
-        "_waiters",
-        "_watched",
-    )
+    # The call makes a Task without Future.__init__: the Condition that this sets is most of a Future's cost. What every Task has to begin with stands here, in the class.
+    # `_condition`, `_waiters` and `_done_callbacks` are made by `__getattr__` for the first who looks, which also sets `_watched`: from then on the task's last step
+    # is made with `_condition` held, as `concurrent.futures.wait` and `as_completed` assume. `_watched` is set, and read before the last step, in a section: a worker
+    # either sees it or has settled the task before.
+    _state: str = PENDING
+    _watched = False
+    _exception: BaseException | None = None
+    _result: Any = None
+    _place: Any = None  # in the line, if a newer call may replace it
 
-    def __init__(
-        self,
-        owner: Owner,
-        name: str,
-        fn: Callable[..., R],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        context: Context | None,
-        code: CodeType | None,
-        lasti: int,
-        since: float,
-    ) -> None:
-        self._state = PENDING
-        self._watched = False
-        self._exception = None
-        self._place: Any = None
-        self._owner = owner
-        self._name = name
-        self._fn = fn
-        self._args = args
-        self._kwargs = kwargs
-        self._context = context
-        self._code = code
-        self._lasti = lasti
-        self._since = since
+    # What the call sets, attribute by attribute: see `offer`.
+    _owner: Owner
+    _name: str
+    _fn: Callable[..., R]
+    _args: tuple[Any, ...]
+    _kwargs: dict[str, Any] | None
+    _context: Context | None  # None: an empty one
+    _code: CodeType | None  # with `_lasti` the place of the call
+    _lasti: int
+    _since: float  # when it began to wait, then when it began to run, in seconds of the monotonic clock
 
     if not TYPE_CHECKING:  # or misspelt names would pass for attributes
 
         def __getattr__(self, name: str) -> Any:
-            if name == "_result":  # as Future has it before it is finished
-                return None
             if name not in _WATCH:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
             self._refuse_foreign("watched")
@@ -214,11 +183,9 @@ class Task(Future[R]):
                 f"process ({os.getpid()}) is a fork; its outcome stays there. Offload it again in this process"
             )
 
-    def _open(self) -> tuple[Callable[..., R], tuple[Any, ...], dict[str, Any] | None, Context | None]:
-        """Take the call out, so that nothing is left here to keep its arguments alive."""
-        call = self._fn, self._args, self._kwargs, self._context
+    def _let_go(self) -> None:
+        """Drop the call, so that nothing here keeps its arguments alive."""
         self._fn = self._args = self._kwargs = self._context = None  # type: ignore[assignment]
-        return call
 
     @property
     def _opened(self) -> bool:
@@ -232,7 +199,7 @@ class Task(Future[R]):
     def _announce(self) -> None:
         """The second half of a cancellation: let go of the call, tell who waits, run the callbacks. Outside of sections."""
         with _monitor.current.busy_here():  # letting go of the arguments may run a __del__
-            self._open()
+            self._let_go()
             if not self._watched:
                 return
             with self._condition:
