@@ -19,8 +19,8 @@ LAYERS: Sequence[frozenset[str]] = [
         # plain values and the lowest tools
         "_errors",
         "_process",
-        "_settings _stats _monitor _threads _snapshot",
-        "_policy _environ _observing",
+        "_settings _stats _monitor _threads _snapshot _timeline",
+        "_policy _environ _observing _measures",
         # the exit hooks know no queue: they are handed what to call
         "_exit _progress _signals",
         # one call, and the state that a queue and its workers share
@@ -39,10 +39,11 @@ LAYERS: Sequence[frozenset[str]] = [
         "_admission _waiting",
         "_drain",
         "_queue",
+        "_view",
         "_registry _typing",
         "_decorator",
         "_api",
-        "testing _trace",
+        "testing _trace _otel _prometheus",
         # the façade, and what stands outside of it
         "__init__",
         "pytest_plugin __main__",

@@ -658,20 +658,22 @@ def work(name):
 
 
 @needs_loky
-def test_loky_gets_every_waiting_task_at_exit() -> None:
-    """Each of its pools registers an exit hook of its own, ahead of offload's."""
+@pytest.mark.parametrize("first", ["work('first').result(20)", "work('first')"], ids=["started", "not started"])
+def test_loky_gets_every_waiting_task_at_exit(first: str) -> None:
+    """Each of its pools registers an exit hook of its own, ahead of offload's; late in a program's life it fails to."""
     left = run(
         LATE,
-        """
+        f"""
         if __name__ == "__main__":
             import loky
             configure("cpu", executor=lambda: loky.ProcessPoolExecutor(1))
+            {first}
             for number in range(10): work(number)
         """,
         tasks=False,
         options=("-W", "ignore::ResourceWarning"),
     )
-    assert left == Left(stderr=Like("(.*resource_tracker.*)?"), ran=once(*range(10)))
+    assert left == Left(stderr=Like("(.*resource_tracker.*)?"), ran=once("first", *range(10)))
 
 
 @needs_dask

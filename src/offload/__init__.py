@@ -22,6 +22,7 @@ from offload._registry import configure_exit
 from offload._signals import drain_on_signal
 from offload._stats import QueueStats
 from offload._task import Task
+from offload._trace import trace, trace_program
 
 if TYPE_CHECKING:
     from offload._typing import Offloaded
@@ -51,6 +52,7 @@ __all__ = [
     "shutdown",
     "stats",
     "testing",
+    "trace",
 ]
 
 offload = default.offload
@@ -66,3 +68,6 @@ shutdown = default.shutdown
 for _public in (ConfigurationError, FlushTimeout, OffloadError, Offloaded, Queue, QueueClosed, QueueFull, QueueStats, Registry, Task):
     _public.__module__ = __name__  # tracebacks, help and pickles name what users import
 del _public
+
+trace_program()
+del trace_program

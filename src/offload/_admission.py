@@ -147,6 +147,8 @@ def _consider(core: Core, task: Task[Any], key: object) -> None:
         for observer in core.monitor.observers:
             observer.refused(task)
         raise _refusal(core, task)
+    for observer in core.monitor.observers:
+        observer.accepted(task)
     if verdict in (Verdict.DROP_NEWEST, Verdict.DROP_OLDEST):
         _say_once(core, "dropped calls: it is full (maxsize=%s, on_full=%r). Raise maxsize or workers, or set on_full")
 

@@ -304,6 +304,7 @@ class Core:
         while len(gone) < most and (task := self.line.head()) is not None:
             gone.append(task)
             self.cancel_in_line(task)
+        self.admit_blocked()
         self.notice_idle()
         return gone
 

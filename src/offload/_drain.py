@@ -182,6 +182,7 @@ def _abandon_waiting(core: Core, most: int = 1000) -> list[Task[Any]]:
         gone.append(task)
         core.abandoned.append(task.name)
         core.cancel_in_line(task)
+    core.admit_blocked()  # whose turn is the next to be abandoned
     core.notice_idle()
     return gone
 

@@ -149,7 +149,9 @@ class Handed:
             if not future.cancelled():
                 outcome = future.result()
                 return outcome.open(task.name) if isinstance(outcome, Outcome | LocalOutcome) else (outcome, None)
-            error: BaseException = OffloadError(f"{task.name} was not run: {_kind(executor)} has cancelled it; was it shut down?")
+            error: BaseException = OffloadError(
+                f"{task.name} was lost: {_kind(executor)} has cancelled it; was it shut down, or is its cluster gone?"
+            )
         except BrokenExecutor as broken:
             self._discard(core, executor)
             error = _because(self._broken(core, task, broken, "was lost"), broken)

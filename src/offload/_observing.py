@@ -1,4 +1,4 @@
-"""Watching every call of this process: for the pytest plugin and the like. While anybody watches, no call takes the fast path."""
+"""Watching every call of this process: for the pytest plugin, the timeline and the like. While anybody watches, no call takes the fast path."""
 
 from typing import Any
 
@@ -11,6 +11,9 @@ class Observer:
 
     def called(self, task: Any) -> None:
         """A call comes in: its Task still has the function and the arguments, and is not accepted yet."""
+
+    def accepted(self, task: Any) -> None:
+        """Its caller goes on, perhaps after waiting for room: it waits, runs, has run in place, or was dropped."""
 
     def refused(self, task: Any) -> None:
         """It was not accepted: its caller gets QueueFull, QueueClosed or ConfigurationError."""

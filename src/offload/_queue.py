@@ -111,7 +111,7 @@ class Queue(Executor):
         """Its counts at this moment. Does not block."""
         return read(self._here())
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
         """Refuse calls from now on (QueueClosed, for callers that wait for room too); what was accepted still runs.
 
         With ``wait`` blocks until it has, and the threads have ended; with ``cancel_futures`` what waits is cancelled. Raises RuntimeError if a task

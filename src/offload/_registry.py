@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, TypeAlias, Unpack
 
 from offload import _environ, _exit, _monitor, _waiting
@@ -12,6 +11,7 @@ from offload._errors import ConfigurationError
 from offload._queue import Queue
 from offload._settings import ExitSettingsGiven, Settings, SettingsGiven, refuse, seconds
 from offload._stats import StatsTable
+from offload._view import QueuesView
 
 Contents: TypeAlias = tuple[dict[str, Queue], list[Queue]]
 """A registry's queues: those that calls go to, and those that were shut down and are not done yet."""
@@ -80,8 +80,8 @@ class Names:
             return self._new(name, self._overridden(name, self._defaults))
 
     def queues(self) -> Mapping[str, Queue]:
-        """A read-only view of the queues that exist, by name."""
-        return MappingProxyType(self._queues)
+        """A read-only view of the queues that exist, by name; it prints as a table of what they do. Does not block."""
+        return QueuesView(self)
 
     def flush(self, *names: str, timeout: float | None = None, raise_errors: bool = False) -> None:
         """Block until the named queues, or all, are idle at one moment. One timeout, in seconds, for all of them.
@@ -102,7 +102,7 @@ class Names:
         with _monitor.current.lock:
             return StatsTable({name: queue.stats() for name, queue in list(self._queues.items())})
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
         """Shut every queue down: calls raise QueueClosed, what was accepted runs, or is cancelled with ``cancel_futures``.
 
         With ``wait`` blocks until all is done. Raises RuntimeError if a task of one of the queues asks to wait.

@@ -79,7 +79,7 @@ def make_up(core: Core, task: Task[Any], error: BaseException | None) -> None:
 def _make_up(core: Core, task: Task[Any], error: BaseException | None) -> None:
     if task._state is RUNNING and not task._opened:
         task._state, core.running = CANCELLED_AND_NOTIFIED, core.running - 1
-    elif task._state is RUNNING and task in core.elsewhere:
+    elif task._state is RUNNING and (core, task) in core.monitor.inside.get(threading.get_ident(), ()):  # else a worker has it by now
         if task._exception is None and task._result is None:
             task._exception = error
         core.end(task)

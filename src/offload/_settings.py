@@ -20,6 +20,8 @@ class Settings:
     """What a queue is set to. Read it from ``Queue.settings``; change it with ``configure``.
 
     ``idle_timeout`` is in seconds; ``maxsize`` and ``idle_timeout`` may be ``None``: no bound, never.
+    ``context`` holds on threads; contextvars do not travel to another process, whatever the executor. A class of executors is called with
+    ``max_workers=workers``, and a process pool of such a class never forks; any other callable is called as it is.
     """
 
     workers: int = 1

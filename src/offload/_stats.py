@@ -37,7 +37,7 @@ class StatsTable(dict[str, QueueStats]):
     def __str__(self) -> str:
         names = [field.name for field in dataclasses.fields(QueueStats)]
         rows = [["queue", *names], *([name, *_cells(stats, names)] for name, stats in self.items())]
-        return _aligned(rows)
+        return aligned(rows)
 
 
 def _cells(stats: QueueStats, names: Iterable[str]) -> list[str]:
@@ -45,7 +45,8 @@ def _cells(stats: QueueStats, names: Iterable[str]) -> list[str]:
     return [f"{value:.3f}" if isinstance(value, float) else str(value) for value in values]
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """Rows of cells as lines of columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -280,11 +280,15 @@ class Load:
         number = self.book.new_child()
         if number is None:
             return False
-        # A Ctrl-C inside os.fork may stop the hooks of logging, which would then keep its lock.
-        signals = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        # A Ctrl-C inside os.fork may stop the hooks of logging, which would then keep its lock. (A mask would not do: another thread may take the signal.)
+        late: list[int] = []
+        handlers = {number: signal.signal(number, lambda got, _: late.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
         child = os.fork()
-        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        for signal_number, handler in handlers.items():
+            signal.signal(signal_number, handler)
         if child:
+            for got in late:
+                signal.raise_signal(got)
             return False
         if multiprocessing := sys.modules.get("multiprocessing.process"):
             multiprocessing._children.clear()  # type: ignore[attr-defined]  # os.fork leaves it the parent's
