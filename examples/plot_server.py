@@ -143,9 +143,7 @@ class Handler(BaseHTTPRequestHandler):
 def main(seconds: float) -> None:
     """Serve until standard input ends. A picture takes `seconds` at least."""
     if hasattr(os, "nice"):
-        os.nice(
-            10
-        )  # a service elsewhere would not take the processor from the loop that is measured against it
+        os.nice(10)  # a service elsewhere would not take the processor from the loop that is measured against it
     Handler.gallery = Gallery(Picture(json.loads(sys.stdin.readline())))
     Handler.seconds = seconds
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

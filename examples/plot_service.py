@@ -26,9 +26,7 @@ class PlotService:
         self._command = [sys.executable, str(SERVER), str(seconds)]
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(self._points), file=self._process.stdin, flush=True)
@@ -39,9 +37,7 @@ class PlotService:
         self._port = int(port)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._process.communicate(timeout=PATIENCE)  # closes its standard input, and waits until it has left
 
     def plot(self, fit: dict[str, Any]) -> None:

@@ -86,9 +86,7 @@ def own_imports(tree: ast.AST, package: str, modules: set[str]) -> Iterator[tupl
             case ast.ImportFrom(module=source, names=names, level=level):
                 origin = ".".join(filter(None, (package if level else "", source)))
                 targets = [f"{origin}.{alias.name}" for alias in names] if origin == package else [origin]
-            case ast.Call(
-                func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str(target)), *_]
-            ):
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str(target)), *_]):
                 targets = [target] if name in {"import_module", "__import__"} else []
             case _:
                 continue

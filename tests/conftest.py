@@ -67,9 +67,7 @@ def thread_guard(hang_guard: None) -> Iterator[None]:
         thread.join(max(0.0, deadline - time.monotonic()))
     leaked = [thread.name for thread in new if thread.is_alive()]
     if leaked:
-        pytest.fail(
-            f"leaked threads: {leaked} (use the fixture `registry` or `default_registry`)", pytrace=False
-        )
+        pytest.fail(f"leaked threads: {leaked} (use the fixture `registry` or `default_registry`)", pytrace=False)
 
 
 @pytest.fixture
@@ -131,9 +129,7 @@ class Gate:
     def __enter__(self) -> Gate:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.open()
 
 

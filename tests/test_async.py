@@ -352,9 +352,7 @@ def test_in_place_it_runs_on_the_callers_thread(registry: Registry, gate: Callab
         assert task.result(0)[0] == threading.current_thread().name
 
 
-def test_in_place_under_a_running_loop_it_runs_on_a_loop_of_its_own_in_a_helper_thread(
-    registry: Registry, gate: Callable[[str], Gate]
-) -> None:
+def test_in_place_under_a_running_loop_it_runs_on_a_loop_of_its_own_in_a_helper_thread(registry: Registry, gate: Callable[[str], Gate]) -> None:
     queue = registry.configure("plots", maxsize=1, on_full="caller_runs")
 
     async def main() -> None:

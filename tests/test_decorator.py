@@ -296,9 +296,7 @@ def test_keywords_of_any_name_reach_the_function(registry: Registry) -> None:
     def echo(*args: Any, **kwargs: Any) -> Any:
         return args, kwargs
 
-    names = (
-        "self cls fn f func function wrapped wrapper instance args kwargs queue snapshot coalesce task name"
-    )
+    names = "self cls fn f func function wrapped wrapper instance args kwargs queue snapshot coalesce task name"
     keywords = dict.fromkeys(names.split(), 1)
     expected = ((1,), keywords)
     assert echo(1, **keywords).result(WAIT) == expected
@@ -589,9 +587,7 @@ def test_using_refuses_unknown_options(registry: Registry, options: dict[str, An
         registry.offload(plain_double).using(**options)
 
 
-def test_using_of_another_registry_stays_with_its_own(
-    registry: Registry, make_registry: Callable[..., Registry]
-) -> None:
+def test_using_of_another_registry_stays_with_its_own(registry: Registry, make_registry: Callable[..., Registry]) -> None:
     sdk = make_registry("sdk")
     f = sdk.offload(queue="plots")(plain_double)
     assert f.using(queue="mail").queue is sdk.queue("mail")

@@ -16,9 +16,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATIENCE = 110.0  # seconds after which an example counts as hung
 
-needs_matplotlib = pytest.mark.skipif(
-    importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib: pip install -e '.[examples]'"
-)
+needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib: pip install -e '.[examples]'")
 
 
 def run(script: Path, *arguments: str, status: int = 0, stderr: str = "") -> list[str]:
@@ -127,15 +125,13 @@ def test_the_loop_of_gradient_descent_hardly_notices_its_plots(tmp_path: Path) -
     script.write_text(f"import sys\nsys.path.insert(0, {str(EXAMPLES)!r})\n{LOOPS}", encoding="utf-8")
     overhead, spread = (float(number) for number in run(script)[0].split())
     if 1.15 < overhead < spread:
-        pytest.skip(
-            f"the machine is too busy to tell: loops without plots took 1 to {spread:.1f} times as long"
-        )
+        pytest.skip(f"the machine is too busy to tell: loops without plots took 1 to {spread:.1f} times as long")
     assert overhead <= 1.15
 
 
 def check_picture(path: Path) -> None:
     """The data and the fitted curve stand in the left part, the loss in the right one."""
-    from PIL import Image  # noqa: PLC0415 (it comes with matplotlib, which may be missing)
+    from PIL import Image
 
     with Image.open(path) as file:
         assert file.format == "PNG"
@@ -159,9 +155,7 @@ def colours(image: Any) -> Colours:
 
 
 def reds(found: Colours) -> int:
-    return sum(
-        count for (red, green, blue), count in found.items() if red > 180 and green < 110 and blue < 130
-    )
+    return sum(count for (red, green, blue), count in found.items() if red > 180 and green < 110 and blue < 130)
 
 
 def blues(found: Colours) -> int:

@@ -75,9 +75,7 @@ def group_of(registry: Registry, *names: str) -> list[Exception]:
 
 
 @pytest.mark.parametrize("function", [boom, async_boom])
-def test_the_default_logs_the_failure(
-    registry: Registry, caplog: pytest.LogCaptureFixture, function: Callable[..., Any]
-) -> None:
+def test_the_default_logs_the_failure(registry: Registry, caplog: pytest.LogCaptureFixture, function: Callable[..., Any]) -> None:
     task = registry.offload(queue="plots")(function)(1)
     assert isinstance(task.exception(WAIT), Boom)
     (record,) = caplog.records  # it is there by now: logged before the task's waiters wake
@@ -92,9 +90,7 @@ def test_the_default_logs_the_failure(
 
 
 @pytest.mark.parametrize("function", [boom, async_boom, Service().send], ids=["sync", "async", "method"])
-def test_the_arguments_values_are_never_logged(
-    registry: Registry, caplog: pytest.LogCaptureFixture, function: Callable[..., Any]
-) -> None:
+def test_the_arguments_values_are_never_logged(registry: Registry, caplog: pytest.LogCaptureFixture, function: Callable[..., Any]) -> None:
     caplog.set_level(logging.DEBUG)
     f = registry.offload(queue="plots")(function)
     f(SECRET, Service(), password=SECRET, nested=[{"key": SECRET}]).exception(WAIT)
@@ -139,17 +135,13 @@ def test_a_program_that_configured_no_logging_sees_the_failure_on_stderr(tmp_pat
         ),
         encoding="utf-8",
     )
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", str(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-X", "dev", str(script)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "")
     for words in ("ValueError: no", "plot", "train.py:8"):
         assert words in done.stderr
 
 
-def test_successes_and_cancelled_tasks_log_nothing(
-    registry: Registry, gate: Callable[[str], Gate], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_successes_and_cancelled_tasks_log_nothing(registry: Registry, gate: Callable[[str], Gate], caplog: pytest.LogCaptureFixture) -> None:
     with gate("plots"):
         registry.queue("plots").submit(int)
         registry.queue("plots").submit(boom).cancel()
@@ -159,9 +151,7 @@ def test_successes_and_cancelled_tasks_log_nothing(
 
 @pytest.mark.parametrize("function", [boom, async_boom])
 @pytest.mark.parametrize("handled", [False, True])
-def test_a_logging_handler_that_raises_harms_neither_task_nor_worker(
-    registry: Registry, function: Callable[..., Any], handled: bool
-) -> None:
+def test_a_logging_handler_that_raises_harms_neither_task_nor_worker(registry: Registry, function: Callable[..., Any], handled: bool) -> None:
     """`logging` lets through what a handler's `emit` or a filter raises."""
     records = []
 
@@ -189,9 +179,7 @@ def test_a_logging_handler_that_raises_harms_neither_task_nor_worker(
 
 
 @pytest.mark.parametrize("function", [boom, async_boom])
-def test_on_error_gets_each_failure_once_and_at_once(
-    registry: Registry, errors: Errors, function: Callable[..., Any]
-) -> None:
+def test_on_error_gets_each_failure_once_and_at_once(registry: Registry, errors: Errors, function: Callable[..., Any]) -> None:
     seen: list[tuple[Task[Any], BaseException]] = []
     registry.configure("plots", on_error=lambda task, error: seen.append((task, error)))
     f = registry.offload(queue="plots")(function)
@@ -220,9 +208,7 @@ def test_on_error_sees_a_finished_task(registry: Registry) -> None:
     assert seen == [(True, True, f"{__name__}.boom", "plots", task.caller)]
 
 
-def test_on_error_does_not_hear_of_successes_or_cancelled_tasks(
-    registry: Registry, gate: Callable[[str], Gate]
-) -> None:
+def test_on_error_does_not_hear_of_successes_or_cancelled_tasks(registry: Registry, gate: Callable[[str], Gate]) -> None:
     seen: list[Any] = []
     registry.configure("plots", on_error=lambda *failure: seen.append(failure))
     with gate("plots"):
@@ -271,9 +257,7 @@ def test_on_error_may_offload_to_its_own_queue(registry: Registry) -> None:
     assert told == [f"{__name__}.boom"]
 
 
-def test_on_error_set_live_gets_the_next_failure(
-    registry: Registry, gate: Callable[[str], Gate], errors: Errors
-) -> None:
+def test_on_error_set_live_gets_the_next_failure(registry: Registry, gate: Callable[[str], Gate], errors: Errors) -> None:
     seen: list[Any] = []
     with gate("plots"):
         registry.queue("plots").submit(boom)
@@ -295,9 +279,7 @@ BASE_EXCEPTIONS = [
 
 
 @pytest.mark.parametrize("error", BASE_EXCEPTIONS, ids=lambda error: type(error).__name__)
-def test_a_worker_survives_whatever_a_task_raises(
-    registry: Registry, errors: Errors, error: BaseException
-) -> None:
+def test_a_worker_survives_whatever_a_task_raises(registry: Registry, errors: Errors, error: BaseException) -> None:
     queue = registry.queue("plots")
     worker = queue.submit(threading.current_thread).result(WAIT)
     task = queue.submit(raiser(error))
@@ -313,12 +295,8 @@ def test_a_worker_survives_whatever_a_task_raises(
     assert record.exc_info[1] is error
 
 
-@pytest.mark.parametrize(
-    "error", [SystemExit(3), KeyboardInterrupt(), BaseBoom("no")], ids=lambda error: type(error).__name__
-)
-def test_an_event_loop_survives_whatever_a_task_raises(
-    registry: Registry, errors: Errors, error: BaseException
-) -> None:
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), BaseBoom("no")], ids=lambda error: type(error).__name__)
+def test_an_event_loop_survives_whatever_a_task_raises(registry: Registry, errors: Errors, error: BaseException) -> None:
     """asyncio lets SystemExit and KeyboardInterrupt through its loop; here they end their task alone."""
 
     async def loop_and_thread() -> tuple[int, threading.Thread]:
@@ -371,9 +349,7 @@ def test_in_place_exits_are_recorded_and_then_raised_in_the_caller(
     make: Callable[[BaseException], Callable[[], Any]],
 ) -> None:
     seen: list[BaseException] = []
-    queue = registry.configure(
-        "plots", maxsize=1, on_full="caller_runs", on_error=lambda _, e: seen.append(e)
-    )
+    queue = registry.configure("plots", maxsize=1, on_full="caller_runs", on_error=lambda _, e: seen.append(e))
     f = registry.offload(queue="plots")(make(error))
     with gate("plots"):
         queue.submit(int)
@@ -468,9 +444,7 @@ def test_cancelled_and_dropped_calls_are_no_failures(registry: Registry, gate: C
     assert (queue.stats().cancelled, queue.stats().dropped) == (1, 1)
 
 
-def test_when_it_times_out_the_failures_stay_for_the_next(
-    registry: Registry, gate: Callable[[str], Gate]
-) -> None:
+def test_when_it_times_out_the_failures_stay_for_the_next(registry: Registry, gate: Callable[[str], Gate]) -> None:
     failure = Boom("no")
     registry.queue("plots").submit(raiser(failure)).exception(WAIT)
     with gate("mail"), pytest.raises(FlushTimeout):

@@ -118,9 +118,7 @@ def test_tasks_added_meanwhile_are_included(registry: Registry, gate: Callable[[
 
 
 @BOTH
-def test_failed_and_cancelled_tasks_count_as_finished(
-    registry: Registry, gate: Callable[[str], Gate], flush: Flush
-) -> None:
+def test_failed_and_cancelled_tasks_count_as_finished(registry: Registry, gate: Callable[[str], Gate], flush: Flush) -> None:
     with gate("plots"):
         failing = registry.queue("plots").submit(int, "word")
         cancelled = registry.queue("plots").submit(int)
@@ -162,9 +160,7 @@ def test_a_queue_flushes_itself(registry: Registry, gate: Callable[[str], Gate])
 
 
 @BOTH
-def test_a_timeout_lists_how_many_tasks_of_which_queues_are_unfinished(
-    registry: Registry, gate: Callable[[str], Gate], flush: Flush
-) -> None:
+def test_a_timeout_lists_how_many_tasks_of_which_queues_are_unfinished(registry: Registry, gate: Callable[[str], Gate], flush: Flush) -> None:
     with gate("plots"), gate("mail"):
         for _ in range(2):
             registry.queue("plots").submit(int)
@@ -188,9 +184,7 @@ def test_a_timeout_lists_how_many_tasks_of_which_queues_are_unfinished(
 
 
 @BOTH
-def test_several_queues_share_one_timeout(
-    registry: Registry, gate: Callable[[str], Gate], flush: Flush
-) -> None:
+def test_several_queues_share_one_timeout(registry: Registry, gate: Callable[[str], Gate], flush: Flush) -> None:
     names = [f"queue{n}" for n in range(8)]
     for name in names:
         gate(name)
@@ -204,9 +198,7 @@ def test_several_queues_share_one_timeout(
 
 @BOTH
 @pytest.mark.parametrize("timeout", [0, -1])
-def test_a_timeout_of_nothing_only_looks(
-    registry: Registry, gate: Callable[[str], Gate], flush: Flush, timeout: float
-) -> None:
+def test_a_timeout_of_nothing_only_looks(registry: Registry, gate: Callable[[str], Gate], flush: Flush, timeout: float) -> None:
     flush(registry, timeout=timeout)
     with gate("plots"), pytest.raises(FlushTimeout):
         flush(registry, timeout=timeout)
@@ -217,9 +209,7 @@ def test_a_timeout_of_nothing_only_looks(
 
 @pytest.mark.parametrize("names", [(), ("plots",), ("mail", "plots")])
 @pytest.mark.parametrize("timeout", [None, WAIT])
-def test_a_flush_that_would_wait_for_its_own_task_is_refused_at_once(
-    registry: Registry, names: tuple[str, ...], timeout: float | None
-) -> None:
+def test_a_flush_that_would_wait_for_its_own_task_is_refused_at_once(registry: Registry, names: tuple[str, ...], timeout: float | None) -> None:
     task = registry.queue("plots").submit(registry.flush, *names, timeout=timeout)
     error = task.exception(WAIT)
     assert isinstance(error, RuntimeError)
@@ -282,9 +272,7 @@ def test_a_task_may_flush_other_queues(registry: Registry) -> None:
     assert registry.offload(queue="plots")(async_parent)().result(WAIT) is True
 
 
-def test_a_task_may_flush_another_registry(
-    registry: Registry, make_registry: Callable[..., Registry]
-) -> None:
+def test_a_task_may_flush_another_registry(registry: Registry, make_registry: Callable[..., Registry]) -> None:
     other = make_registry()
 
     def parent() -> bool:

@@ -104,9 +104,7 @@ def test_the_signatures_are_the_contracts(name: str) -> None:
             assert p.kind is p.KEYWORD_ONLY
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(SIGNATURES) - {"Registry", "configure_exit", "trace", "drain_on_signal"})
-)
+@pytest.mark.parametrize("name", sorted(set(SIGNATURES) - {"Registry", "configure_exit", "trace", "drain_on_signal"}))
 def test_a_registrys_methods_have_the_same_signatures(name: str) -> None:
     def shape(function: Any) -> list[tuple[str, Any, Any]]:
         return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
@@ -201,9 +199,7 @@ def test_import_loads_no_optional_package() -> None:
         "import sys, json; before = set(sys.modules); import offload;"
         "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(json.loads(done.stdout)) - set(sys.stdlib_module_names)
     assert "offload" in loaded
     assert loaded <= {"offload", "wrapt"}
@@ -261,9 +257,7 @@ def test_imports_run_in_no_circle() -> None:
     graph = {path.stem: own_imports(parsed(path)) - {path.stem} for path in MODULES}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
     private = {stem for stem in graph if stem.startswith("_") and not stem.startswith("__")}
-    assert not [stem for stem in private if "__init__" in graph[stem]], (
-        "they would import the façade above them"
-    )
+    assert not [stem for stem in private if "__init__" in graph[stem]], "they would import the façade above them"
 
 
 def test_the_top_level_holds_nothing_else() -> None:

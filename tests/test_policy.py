@@ -27,9 +27,7 @@ WHEN_FULL = [
 
 @pytest.mark.parametrize(("on_full", "plain", "own", "inside", "both"), WHEN_FULL)
 @pytest.mark.parametrize(("waiting", "maxsize"), [(1, 1), (10, 10), (11, 10), (1_000, 1)])
-def test_full(
-    on_full: str, plain: Verdict, own: Verdict, inside: Verdict, both: Verdict, waiting: int, maxsize: int
-) -> None:
+def test_full(on_full: str, plain: Verdict, own: Verdict, inside: Verdict, both: Verdict, waiting: int, maxsize: int) -> None:
     verdicts = [decide(on_full, waiting=waiting, maxsize=maxsize, **caller) for caller in CALLERS.values()]  # type: ignore[arg-type]
 
     assert verdicts == [plain, own, inside, both]
@@ -47,7 +45,5 @@ def test_the_table_has_every_policy() -> None:
 
 
 def test_a_call_that_waiting_could_deadlock_never_blocks() -> None:
-    for on_full, waiting, name in itertools.product(
-        POLICIES, range(3), ("own task", "inside offload", "both")
-    ):
+    for on_full, waiting, name in itertools.product(POLICIES, range(3), ("own task", "inside offload", "both")):
         assert decide(on_full, waiting=waiting, maxsize=1, **CALLERS[name]) is not Verdict.BLOCK  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ class Callers:
         def target() -> None:
             try:
                 self.answers[value] = function(value)
-            except BaseException as error:  # noqa: BLE001 - looked at by the test
+            except BaseException as error:
                 self.answers[value] = error
 
         thread = threading.Thread(target=target, name=f"caller {value}", daemon=True)
@@ -95,9 +95,7 @@ def callers() -> Iterator[Callers]:
 class Full:
     """A queue of one worker, which is held, with as many waiting calls as it takes."""
 
-    def __init__(
-        self, registry: Registry, hold: Callable[[Queue], Any], on_full: str, maxsize: int = 2
-    ) -> None:
+    def __init__(self, registry: Registry, hold: Callable[[Queue], Any], on_full: str, maxsize: int = 2) -> None:
         self.registry = registry
         self.ran: list[object] = []
         self.threads: dict[object, threading.Thread] = {}
@@ -142,9 +140,7 @@ def test_block_waits_for_room(full: Callable[..., Full], callers: Callers) -> No
     q = full("block")
     thread = callers.call(q.call, "late")
     until(lambda: blocked(thread))
-    assert (
-        q.queue.stats().submitted == 3
-    )  # the gate and what fills the queue: a blocked call is not accepted yet
+    assert q.queue.stats().submitted == 3  # the gate and what fills the queue: a blocked call is not accepted yet
 
     assert q.drain()[:2] == ["filling 0", "filling 1"]
     callers.join()
@@ -192,9 +188,7 @@ def test_drop_oldest_cancels_the_call_that_waited_longest(full: Callable[..., Fu
     assert (stats.submitted, stats.succeeded, stats.dropped, stats.cancelled) == (4, 3, 1, 0)
 
 
-def test_drop_oldest_releases_whoever_waits_for_the_dropped_call(
-    full: Callable[..., Full], callers: Callers
-) -> None:
+def test_drop_oldest_releases_whoever_waits_for_the_dropped_call(full: Callable[..., Full], callers: Callers) -> None:
     q = full("drop_oldest")
     callers.call(lambda _: concurrent.futures.wait([q.filling[0]], timeout=WAIT).not_done, "wait")
     callers.call(lambda _: q.filling[0].exception(timeout=WAIT), "exception")
@@ -230,9 +224,7 @@ def test_caller_runs_keeps_an_exception_on_the_task(full: Callable[..., Full]) -
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_caller_runs_records_an_exit_and_raises_it(
-    full: Callable[..., Full], kind: type[BaseException]
-) -> None:
+def test_caller_runs_records_an_exit_and_raises_it(full: Callable[..., Full], kind: type[BaseException]) -> None:
     q = full("caller_runs")
     told: list[BaseException] = []
     q.registry.configure("narrow", on_error=lambda _task, error: told.append(error))
@@ -312,9 +304,7 @@ def test_a_cancelled_call_wakes_a_blocked_caller(full: Callable[..., Full], call
 
 
 @pytest.mark.parametrize("maxsize", [4, None])
-def test_a_raised_maxsize_releases_as_many_as_fit(
-    full: Callable[..., Full], callers: Callers, maxsize: int | None
-) -> None:
+def test_a_raised_maxsize_releases_as_many_as_fit(full: Callable[..., Full], callers: Callers, maxsize: int | None) -> None:
     q = full("block")
     threads = []
     for n in range(3):
@@ -334,9 +324,7 @@ def test_a_raised_maxsize_releases_as_many_as_fit(
 
 
 @pytest.mark.parametrize("cancel_futures", [False, True])
-def test_shutdown_releases_blocked_callers(
-    full: Callable[..., Full], callers: Callers, cancel_futures: bool
-) -> None:
+def test_shutdown_releases_blocked_callers(full: Callable[..., Full], callers: Callers, cancel_futures: bool) -> None:
     q = full("block")
     for n in range(3):
         thread = callers.call(q.call, n)
@@ -407,9 +395,7 @@ def test_ctrl_c_interrupts_a_blocked_caller(full: Callable[..., Full], callers: 
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [
-        r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and r.name == "offload.narrow"
-    ]
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and r.name == "offload.narrow"]
 
 
 def names_the_way_out(message: str) -> bool:
@@ -417,9 +403,7 @@ def names_the_way_out(message: str) -> bool:
 
 
 @pytest.mark.parametrize("on_full", ["drop_newest", "drop_oldest"])
-def test_the_first_dropped_call_is_said_once(
-    full: Callable[..., Full], caplog: pytest.LogCaptureFixture, on_full: str
-) -> None:
+def test_the_first_dropped_call_is_said_once(full: Callable[..., Full], caplog: pytest.LogCaptureFixture, on_full: str) -> None:
     q = full(on_full)
     assert warnings(caplog) == []
     for n in range(5):
@@ -430,9 +414,7 @@ def test_the_first_dropped_call_is_said_once(
     assert q.queue.stats().dropped == 5
 
 
-def test_the_first_blocked_call_is_said_once(
-    full: Callable[..., Full], callers: Callers, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_first_blocked_call_is_said_once(full: Callable[..., Full], callers: Callers, caplog: pytest.LogCaptureFixture) -> None:
     q = full("block")
     assert warnings(caplog) == []
     for n in range(3):
@@ -445,9 +427,7 @@ def test_the_first_blocked_call_is_said_once(
 
 
 @pytest.mark.parametrize("on_full", ["raise", "caller_runs"])
-def test_policies_that_the_caller_sees_say_nothing(
-    full: Callable[..., Full], caplog: pytest.LogCaptureFixture, on_full: str
-) -> None:
+def test_policies_that_the_caller_sees_say_nothing(full: Callable[..., Full], caplog: pytest.LogCaptureFixture, on_full: str) -> None:
     q = full(on_full)
     try:
         q.call("seen")
@@ -457,9 +437,7 @@ def test_policies_that_the_caller_sees_say_nothing(
     assert warnings(caplog) == []
 
 
-def test_blocking_an_event_loop_is_said_once(
-    full: Callable[..., Full], callers: Callers, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_blocking_an_event_loop_is_said_once(full: Callable[..., Full], callers: Callers, caplog: pytest.LogCaptureFixture) -> None:
     q = full("block")
 
     def relieve(_: object) -> None:
@@ -486,9 +464,7 @@ def test_blocking_an_event_loop_is_said_once(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_task_that_offloads_to_its_own_full_queue_runs_the_call_in_place(
-    registry: Registry, workers: int
-) -> None:
+def test_a_task_that_offloads_to_its_own_full_queue_runs_the_call_in_place(registry: Registry, workers: int) -> None:
     registry.configure("nest", workers=workers, maxsize=1)
     threads: list[tuple[int, threading.Thread]] = []
     lock = threading.Lock()
@@ -665,9 +641,7 @@ def on_a_running_loop(action: Callable[[], Any], callers: Callers) -> threading.
     return callers.call(lambda _: asyncio.run(main()), "loop")
 
 
-def test_a_coroutine_in_a_helper_thread_is_a_task_of_its_full_queue(
-    full: Callable[..., Full], callers: Callers
-) -> None:
+def test_a_coroutine_in_a_helper_thread_is_a_task_of_its_full_queue(full: Callable[..., Full], callers: Callers) -> None:
     """Its call would wait for room that itself may be holding: it runs in place."""
     q = full("caller_runs")
 
@@ -686,9 +660,7 @@ def test_a_coroutine_in_a_helper_thread_is_a_task_of_its_full_queue(
     assert callers.answers["loop"].result(WAIT) is True  # type: ignore[attr-defined]
 
 
-def test_a_coroutine_in_a_helper_thread_awaits_a_waiting_sibling(
-    full: Callable[..., Full], callers: Callers
-) -> None:
+def test_a_coroutine_in_a_helper_thread_awaits_a_waiting_sibling(full: Callable[..., Full], callers: Callers) -> None:
     q = full("caller_runs", maxsize=1)
     (sibling,) = q.filling
 
@@ -764,7 +736,7 @@ def storm(call: Callable[[int], object], threads: int = 4) -> None:
         for n in range(MANY // threads):
             try:
                 call(n)
-            except QueueFull:  # noqa: PERF203 - one of the policies
+            except QueueFull:
                 pass
 
     workers = [threading.Thread(target=some) for _ in range(threads)]
@@ -783,9 +755,7 @@ def storm(call: Callable[[int], object], threads: int = 4) -> None:
         ("caller_runs", {"submitted": MANY + 1, "succeeded": MANY + 1}),
     ],
 )
-def test_a_hundred_thousand_calls_into_a_held_queue(
-    registry: Registry, gate: Callable[[Queue], Any], on_full: str, expected: dict[str, int]
-) -> None:
+def test_a_hundred_thousand_calls_into_a_held_queue(registry: Registry, gate: Callable[[Queue], Any], on_full: str, expected: dict[str, int]) -> None:
     queue = registry.configure("storm", maxsize=MAXSIZE, on_full=on_full)
     held = gate(queue)
     storm(registry.offload(queue="storm")(lambda n: n))

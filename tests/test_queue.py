@@ -73,9 +73,7 @@ def test_a_thread_that_a_task_starts_is_waited_for_like_any_other(registry: Regi
     assert registry.queue("plots").submit(lambda: threading.Thread().daemon).result(WAIT) is False
 
 
-def test_threads_start_one_at_a_time_as_work_needs_them(
-    registry: Registry, threads: Threads, gate: Callable[[Queue], Gate]
-) -> None:
+def test_threads_start_one_at_a_time_as_work_needs_them(registry: Registry, threads: Threads, gate: Callable[[Queue], Gate]) -> None:
     queue = registry.configure("plots", workers=3)
     for number in range(1, 4):
         gate(queue)
@@ -466,9 +464,7 @@ def test_tasks_see_a_copy_of_the_callers_context(registry: Registry, function: C
     assert f().result(WAIT) == "unset"
 
 
-def test_the_context_is_that_of_the_moment_of_the_call(
-    registry: Registry, gate: Callable[[str], Gate]
-) -> None:
+def test_the_context_is_that_of_the_moment_of_the_call(registry: Registry, gate: Callable[[str], Gate]) -> None:
     f = registry.offload(queue="plots")(read_and_set)
 
     def calls() -> list[Task[str]]:
@@ -482,9 +478,7 @@ def test_the_context_is_that_of_the_moment_of_the_call(
 
 
 @pytest.mark.parametrize("function", [read_and_set, async_read_and_set])
-def test_without_context_tasks_see_none_of_the_callers(
-    registry: Registry, function: Callable[..., Any]
-) -> None:
+def test_without_context_tasks_see_none_of_the_callers(registry: Registry, function: Callable[..., Any]) -> None:
     registry.configure("plots", context=False)
     f = registry.offload(queue="plots")(function)
     assert in_context("of the caller", f).result(WAIT) == "unset"
@@ -525,16 +519,12 @@ async def async_fail_with(*args: object, **kwargs: object) -> None:
 
 @pytest.mark.parametrize("function", [nothing, fail_with, async_nothing, async_fail_with])
 @pytest.mark.parametrize("how", ["positional", "keyword", "function"])
-def test_arguments_go_when_the_task_has_ended(
-    registry: Registry, function: Callable[..., Any], how: str
-) -> None:
+def test_arguments_go_when_the_task_has_ended(registry: Registry, function: Callable[..., Any], how: str) -> None:
     """The worker is idle, the queue is open, and a failure is kept for flush: still nobody holds them."""
     queue = registry.configure("plots", idle_timeout=None)
     payload = Payload()
     gone = payload.gone
-    f = registry.offload(queue="plots")(
-        functools.partial(function, payload) if how == "function" else function
-    )
+    f = registry.offload(queue="plots")(functools.partial(function, payload) if how == "function" else function)
     if how == "function":
         task = f()
     else:

@@ -112,7 +112,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.local.in_place = True
             try:
                 call.replies.put(order())
-            except BaseException as error:  # noqa: BLE001 - handed to the machine's thread, which judges it
+            except BaseException as error:
                 call.replies.put(error)
             finally:
                 self.local.in_place = False
@@ -182,7 +182,7 @@ class QueueMachine(RuleBasedStateMachine):
     # The rules.
 
     @rule(kind=kinds, key=st.integers(0, 2), fails=st.booleans(), nested=st.booleans(), pick=picks)
-    def call(self, kind: str, key: int, fails: bool, nested: bool, pick: int) -> None:  # noqa: FBT001
+    def call(self, kind: str, key: int, fails: bool, nested: bool, pick: int) -> None:
         call = Call(next(self.numbers), kind, key, fails=fails)
         inside = self.running[pick % len(self.running)] if nested and self.running else None
         verdict = self.verdict(call, nested=inside is not None)
@@ -284,7 +284,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.waiting or self.running)
     @rule(raise_errors=st.booleans())
-    def flush_while_busy(self, raise_errors: bool) -> None:  # noqa: FBT001
+    def flush_while_busy(self, raise_errors: bool) -> None:
         with pytest.raises(FlushTimeout):
             self.queue.flush(timeout=0, raise_errors=raise_errors)
 
@@ -304,9 +304,9 @@ class QueueMachine(RuleBasedStateMachine):
             self.queue.flush(timeout=TIMEOUT, raise_errors=True)
         self.unflushed = 0
 
-    @precondition(lambda self: not self.closed and len(self.calls) > 4)  # noqa: PLR2004 - not at once
+    @precondition(lambda self: not self.closed and len(self.calls) > 4)
     @rule(cancel_futures=st.booleans())
-    def shutdown(self, cancel_futures: bool) -> None:  # noqa: FBT001
+    def shutdown(self, cancel_futures: bool) -> None:
         self.queue.shutdown(wait=False, cancel_futures=cancel_futures)
         self.closed = True
         if cancel_futures:

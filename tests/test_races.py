@@ -113,7 +113,7 @@ class Meanwhile:
     def _run(self) -> None:
         try:
             self.answer = self._action()
-        except BaseException as error:  # noqa: BLE001 - looked at by the test
+        except BaseException as error:
             self.answer = error
 
     def join(self, where: str) -> Any:
@@ -367,9 +367,7 @@ def test_a_blocked_caller_against_a_claim() -> None:
     each_pause(script, maxsize=1)
 
 
-def test_a_call_in_place_ends_after_its_worker_found_no_slot(
-    registry: Registry, gate: Callable[[Queue], Any]
-) -> None:
+def test_a_call_in_place_ends_after_its_worker_found_no_slot(registry: Registry, gate: Callable[[Queue], Any]) -> None:
     """The worker parks while a caller runs a task in the only slot: the end of that one must wake it."""
     queue = registry.configure("race", maxsize=1, on_full="caller_runs")
     held, done = gate(queue), threading.Event()
@@ -395,7 +393,7 @@ def caller_paused(stage: Stage, call: Callable[[], Any]) -> tuple[threading.Thre
         stage.pause.arm(callers_too=False)
         try:
             answers.append(call())
-        except BaseException as error:  # noqa: BLE001 - looked at by the test
+        except BaseException as error:
             answers.append(error)
         finally:
             sys.settrace(None)
@@ -521,7 +519,7 @@ def in_time(action: Callable[[], Any]) -> Any:
     def target() -> None:
         try:
             answers.append(action())
-        except BaseException as error:  # noqa: BLE001 - raised below
+        except BaseException as error:
             answers.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
@@ -664,9 +662,7 @@ def test_call_from_a_logging_handler(registry: Registry, gate: Callable[[Queue],
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs a signal sent to a thread")
-def test_call_from_a_signal_handler_inside_a_blocked_call(
-    registry: Registry, gate: Callable[[Queue], Any]
-) -> None:
+def test_call_from_a_signal_handler_inside_a_blocked_call(registry: Registry, gate: Callable[[Queue], Any]) -> None:
     """It interrupts the wait for room on its own thread: it is accepted above maxsize and does not wait."""
     queue = registry.configure("race", maxsize=1)
     ran: list[str] = []

@@ -42,9 +42,7 @@ def test_the_loops_thread_too(make_registry: MakeRegistry, name: str, thread: st
     assert make_registry(name).offload(queue="plots")(where)().result(WAIT) == thread
 
 
-def test_variables_reach_the_named_registry_alone(
-    make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_reach_the_named_registry_alone(make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFLOAD_QUEUES__PLOTS__WORKERS", "2")
     monkeypatch.setenv("OFFLOAD_SDK__QUEUES__PLOTS__WORKERS", "3")
     monkeypatch.setenv("OFFLOAD_SDK__QUEUES__PLOTS__MAXSIZE", "7")
@@ -53,9 +51,7 @@ def test_variables_reach_the_named_registry_alone(
     assert [r.queue("plots").settings.maxsize for r in (nameless, sdk, other)] == [10_000, 7, 10_000]
 
 
-def test_a_bad_variable_is_a_problem_of_its_registry_alone(
-    make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_variable_is_a_problem_of_its_registry_alone(make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFLOAD_SDK__QUEUES__PLOTS__WORKERS", "many")
     assert make_registry().queue("plots").settings.workers == 1
     with pytest.raises(ConfigurationError, match="many"):
@@ -173,9 +169,7 @@ def test_the_queue_of_no_name_is_default(registry: Registry) -> None:
     assert registry.offload(abs).queue is registry.queue("default")
 
 
-def test_shutdown_closes_every_queue_and_ends_every_thread(
-    registry: Registry, gate: Callable[[str], Gate]
-) -> None:
+def test_shutdown_closes_every_queue_and_ends_every_thread(registry: Registry, gate: Callable[[str], Gate]) -> None:
     before = set(threading.enumerate())
     tasks = [registry.queue(name).submit(int) for name in "abc"]
     registry.shutdown()

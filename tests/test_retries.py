@@ -44,7 +44,7 @@ def by_hand() -> Decorator:
             for left in (2, 1, 0):
                 try:
                     return function(*args)
-                except ConnectionError:  # noqa: PERF203 - what a retry is
+                except ConnectionError:
                     if not left:
                         raise
             raise AssertionError
@@ -79,9 +79,7 @@ def told(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(formatter.format(r) for r in caplog.records if r.name.startswith("offload"))
 
 
-def test_a_call_is_retried_on_the_worker(
-    registry: Registry, retry: Decorator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_call_is_retried_on_the_worker(registry: Registry, retry: Decorator, caplog: pytest.LogCaptureFixture) -> None:
     service = Service(refusals=2)
     upload = registry.offload(queue="uploads")(retry(service.upload))
 
@@ -92,9 +90,7 @@ def test_a_call_is_retried_on_the_worker(
     assert (stats.submitted, stats.succeeded, stats.failed) == (1, 1, 0)
 
 
-def test_what_gives_up_is_told_once(
-    registry: Registry, retry: Decorator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_gives_up_is_told_once(registry: Registry, retry: Decorator, caplog: pytest.LogCaptureFixture) -> None:
     service = Service(refusals=9)
     upload = registry.offload(queue="uploads")(retry(service.upload))
     error = upload("weights").exception(WAIT)
@@ -111,9 +107,7 @@ def test_what_gives_up_is_told_once(
     assert (stats.submitted, stats.succeeded, stats.failed) == (1, 0, 1)
 
 
-def test_a_wrapped_error_tells_the_last_one_once(
-    registry: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_wrapped_error_tells_the_last_one_once(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     service = Service(refusals=9)
     upload = registry.offload(queue="uploads")(by_tenacity_wrapping()(service.upload))
     error = upload("weights").exception(WAIT)

@@ -158,9 +158,7 @@ def test_configure_is_all_or_nothing(registry: Registry) -> None:
         assert queue.settings.workers == 2
 
 
-def test_a_setting_that_can_not_change_while_tasks_wait_says_so(
-    registry: Registry, gate: Callable[[str], Gate]
-) -> None:
+def test_a_setting_that_can_not_change_while_tasks_wait_says_so(registry: Registry, gate: Callable[[str], Gate]) -> None:
     with ThreadPoolExecutor(1) as pool:
         with gate("plots"):
             waiting = registry.queue("plots").submit(int, 3)
@@ -192,9 +190,7 @@ def test_a_setting_that_can_not_change_while_tasks_wait_says_so(
         ("EXECUTOR", "processes", "executor", "processes"),
     ],
 )
-def test_variables_override_code(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, name: str, value: Any
-) -> None:
+def test_variables_override_code(registry: Registry, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, name: str, value: Any) -> None:
     monkeypatch.setenv(f"OFFLOAD_QUEUES__PLOTS__{variable}", text)
     assert getattr(registry.queue("plots").settings, name) == value
     code = {
@@ -209,9 +205,7 @@ def test_variables_override_code(
     assert getattr(registry.queue("mail").settings, name) == DEFAULTS[name], "of that queue alone"
 
 
-def test_variables_are_read_when_a_queue_is_made_or_configured(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_are_read_when_a_queue_is_made_or_configured(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = registry.queue("plots")
     monkeypatch.setenv("OFFLOAD_QUEUES__PLOTS__WORKERS", "8")
     assert queue.settings.workers == 1
@@ -220,9 +214,7 @@ def test_variables_are_read_when_a_queue_is_made_or_configured(
 
 
 @pytest.mark.parametrize("name", ["plots", "Plots", "PLOTS"])
-def test_variables_name_the_queue_in_capitals(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_variables_name_the_queue_in_capitals(registry: Registry, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("OFFLOAD_QUEUES__PLOTS__WORKERS", "8")
     assert registry.queue(name).settings.workers == 8
 
@@ -258,9 +250,7 @@ def test_a_bad_variable_is_refused(
     assert "OFFLOAD_QUEUES__PLOTS__" in str(raised.value), "an operator looks for the variable"
 
 
-def test_a_bad_variable_spoils_a_call_only_where_its_queue_is_made(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_variable_spoils_a_call_only_where_its_queue_is_made(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     f = registry.offload(queue="plots")(abs)
     monkeypatch.setenv("OFFLOAD_QUEUES__PLOTS__WORKERS", "many")
     with pytest.raises(ConfigurationError, match="many"):
@@ -314,9 +304,7 @@ def test_configure_from_a_mapping(registry: Registry) -> None:
 
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize(("name", "text"), [("pyproject.toml", PYPROJECT), ("offload.toml", TOML)])
-def test_configure_from_a_file(
-    registry: Registry, tmp_path: Path, kind: Callable[[Path], Any], name: str, text: str
-) -> None:
+def test_configure_from_a_file(registry: Registry, tmp_path: Path, kind: Callable[[Path], Any], name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     registry.configure_from(kind(path))
@@ -340,9 +328,7 @@ def test_variables_override_configure_from(registry: Registry, monkeypatch: pyte
         ({"flavour": "mint"}, ["flavour", "queues", "exit"]),
     ],
 )
-def test_configure_from_refuses_what_makes_no_sense(
-    registry: Registry, source: dict[str, Any], fragments: list[str]
-) -> None:
+def test_configure_from_refuses_what_makes_no_sense(registry: Registry, source: dict[str, Any], fragments: list[str]) -> None:
     with pytest.raises(ConfigurationError) as raised:
         registry.configure_from(source)
     for fragment in fragments:
@@ -408,9 +394,7 @@ def test_configure_exit_takes(exit_settings: Callable[..., None], values: dict[s
         ({"flavour": 3}, ["flavour", "timeout", "progress"]),
     ],
 )
-def test_configure_exit_refuses(
-    exit_settings: Callable[..., None], values: dict[str, Any], fragments: list[str]
-) -> None:
+def test_configure_exit_refuses(exit_settings: Callable[..., None], values: dict[str, Any], fragments: list[str]) -> None:
     for call in (lambda: exit_settings(**values), lambda: offload.configure_from({"exit": values})):
         with pytest.raises(ConfigurationError) as raised:
             call()
@@ -418,9 +402,7 @@ def test_configure_exit_refuses(
             assert fragment in str(raised.value)
 
 
-def test_a_bad_exit_variable_is_refused(
-    exit_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_exit_variable_is_refused(exit_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFLOAD_EXIT__TIMEOUT", "soon")
     with pytest.raises(ConfigurationError, match="soon"):
         exit_settings(progress=None)

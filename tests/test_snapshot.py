@@ -66,9 +66,7 @@ def test_numpy_arrays_updated_in_place(registry: Registry, gate: Hold) -> None:
     numpy = pytest.importorskip("numpy")
     seen: list[Any] = []
     deep = registry.offload(queue="plots", snapshot=True)(seen.append)
-    chosen = registry.offload(
-        queue="plots", snapshot=lambda value: value.copy() if isinstance(value, numpy.ndarray) else value
-    )(seen.append)
+    chosen = registry.offload(queue="plots", snapshot=lambda value: value.copy() if isinstance(value, numpy.ndarray) else value)(seen.append)
     held, weights = gate("plots"), numpy.zeros(3)
     for step in range(3):
         weights += 1

@@ -137,9 +137,7 @@ def test_done_callbacks_get_the_task(registry: Registry, gate: Callable[[str], G
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_a_failing_callback_harms_neither_task_nor_worker(
-    registry: Registry, gate: Callable[[str], Gate], error: type[BaseException]
-) -> None:
+def test_a_failing_callback_harms_neither_task_nor_worker(registry: Registry, gate: Callable[[str], Gate], error: type[BaseException]) -> None:
     def callback(future: Future[Any]) -> None:
         raise error("from a callback")
 
@@ -194,9 +192,7 @@ def test_cancel_a_waiting_task(registry: Registry, gate: Callable[[str], Gate]) 
     assert (stats.submitted, stats.succeeded, stats.cancelled) == (2, 1, 1)
 
 
-def test_cancel_of_a_running_or_finished_task_is_refused(
-    registry: Registry, gate: Callable[[str], Gate]
-) -> None:
+def test_cancel_of_a_running_or_finished_task_is_refused(registry: Registry, gate: Callable[[str], Gate]) -> None:
     with gate("plots") as held:
         assert held.task.running()
         assert not held.task.cancel()
@@ -314,9 +310,7 @@ def test_asyncio_takes_a_task(registry: Registry, gate: Callable[[str], Gate], w
 
 @pytest.mark.parametrize("way", ["await", "ensure_future", "wait_for", "shield", "gather"])
 @pytest.mark.parametrize("state", ["waiting", "running"])
-def test_cancelling_an_await_never_cancels_the_task(
-    registry: Registry, gate: Callable[[str], Gate], way: str, state: str
-) -> None:
+def test_cancelling_an_await_never_cancels_the_task(registry: Registry, gate: Callable[[str], Gate], way: str, state: str) -> None:
     async def main() -> None:
         async def waits() -> None:
             begun.set()
@@ -341,9 +335,7 @@ def test_cancelling_an_await_never_cancels_the_task(
     assert registry.queue("plots").stats().cancelled == 0
 
 
-def test_a_timeout_around_an_await_never_cancels_the_task(
-    registry: Registry, gate: Callable[[str], Gate]
-) -> None:
+def test_a_timeout_around_an_await_never_cancels_the_task(registry: Registry, gate: Callable[[str], Gate]) -> None:
     async def main() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(task, 0.01)
@@ -372,9 +364,7 @@ def test_cancelling_the_task_ends_its_awaits(registry: Registry, gate: Callable[
         asyncio.run(main())
 
 
-def test_a_loop_that_ended_while_it_awaited_harms_nothing(
-    registry: Registry, gate: Callable[[str], Gate], errors: Callable[[], list[Any]]
-) -> None:
+def test_a_loop_that_ended_while_it_awaited_harms_nothing(registry: Registry, gate: Callable[[str], Gate], errors: Callable[[], list[Any]]) -> None:
     """asyncio.run cancels what still awaits and closes its loop: the task's end must not call into that."""
 
     async def main() -> None:
@@ -451,9 +441,7 @@ def test_the_caller_of_a_childs_call_is_the_task_that_made_it() -> None:
 
 
 @pytest.mark.parametrize("attribute", ["name", "queue", "caller"])
-def test_they_stay_when_the_task_has_ended_or_was_cancelled(
-    registry: Registry, gate: Callable[[str], Gate], attribute: str
-) -> None:
+def test_they_stay_when_the_task_has_ended_or_was_cancelled(registry: Registry, gate: Callable[[str], Gate], attribute: str) -> None:
     with gate("plots"):
         ended, cancelled = registry.queue("plots").submit(int), registry.queue("plots").submit(int)
         before = getattr(ended, attribute)

@@ -121,14 +121,7 @@ def _runs_at_once(core: Core) -> bool:
 
 def _consider(core: Core, task: Task[Any], key: object) -> None:
     """The slow path: whatever is not just one more task for a queue with room."""
-    for observer in core.monitor.observers:
-        observer.called(task)
-    if core.limit < 0 and not _runs_at_once(core):
-        if core.handler is not None and importing_script():
-            raise _endless(core)
-        _exit.ensure_hooks()
-        if not _runs_at_once(core):
-            core.open()
+    _prepare(core, task)
     ticket = _Ticket(core, task, key)
     try:
         verdict = ticket.admit()
@@ -143,6 +136,23 @@ def _consider(core: Core, task: Task[Any], key: object) -> None:
         for gone in ticket.gone:
             if gone.cancelled():  # not if an interrupt struck between the note and the deed
                 gone._announce()
+    _tell(core, task, verdict)
+
+
+def _prepare(core: Core, task: Task[Any]) -> None:
+    """What a queue's first call does, and what an observed one does."""
+    for observer in core.monitor.observers:
+        observer.called(task)
+    if core.limit < 0 and not _runs_at_once(core):
+        if core.handler is not None and importing_script():
+            raise _endless(core)
+        _exit.ensure_hooks()
+        if not _runs_at_once(core):
+            core.open()
+
+
+def _tell(core: Core, task: Task[Any], verdict: Verdict) -> None:
+    """Raise, or say, what a full or closed queue has done with the call."""
     if verdict is Verdict.REFUSE:
         for observer in core.monitor.observers:
             observer.refused(task)

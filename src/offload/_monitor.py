@@ -68,7 +68,9 @@ class Monitor:
         self.inline = 0  # how many testing.inline() are open
         self.observers: tuple[Any, ...] = ()
         self.waits: collections.Counter[int] = collections.Counter()  # how deep threads are inside offload, by ident: see `busy_here`
-        self.inside: dict[int, list[tuple[Any, Any]]] = {}  # the cores whose tasks a thread runs, and the tasks that it runs in place, by ident, innermost last
+        self.inside: dict[
+            int, list[tuple[Any, Any]]
+        ] = {}  # the cores whose tasks a thread runs, and the tasks that it runs in place, by ident, innermost last
         self.hired: set[int] = set()  # the threads that are workers
         self.leaving = False  # the interpreter has begun to end
         self.mark = new_mark()

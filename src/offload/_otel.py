@@ -1,9 +1,9 @@
-"""OpenTelemetry, by its API alone, with the extra ``otel``: a span for each task, and metrics of the queues. Nothing happens until `instrument` is called.
+"""OpenTelemetry, by its API alone, with the extra ``otel``: spans of tasks and metrics of queues. Nothing happens until `instrument` is called.
 
 A task's span lasts from the call to the task's end; its event ``offload.started`` stands between waiting and running. It is a child of the span
 that was the caller's, to which it is linked as well, for it may outlive it. With the setting ``context`` (the default) it is the current span of the
-task's code, so that the spans made there are its children. Attributes: ``offload.queue``, ``offload.registry``, ``offload.caller``, ``offload.outcome``,
-``code.function.name``; never arguments. While instrumented, no call takes the fast path: an offload costs some ten microseconds more.
+task's code, so that the spans made there are its children. Its attributes are ``offload.queue``, ``offload.registry``, ``offload.caller``,
+``offload.outcome`` and ``code.function.name``; never arguments. While instrumented, no call takes the fast path.
 
 The metrics are those of the collector for Prometheus, with dots for underscores: ``offload.tasks``, ``offload.tasks.waiting``, ``offload.run`` ...
 """

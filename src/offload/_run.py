@@ -23,10 +23,7 @@ def perform(core: Core, task: Task[Any], handler: Callable[..., bool] | None, *,
     try:
         if handler is not None:
             return handler(core, task, fn, args, kwargs or {}, context)
-        if kwargs is None:
-            result = context.run(fn, *args)
-        else:
-            result = context.run(fn, *args, **kwargs)
+        result = context.run(fn, *args) if kwargs is None else context.run(fn, *args, **kwargs)
     except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task are failures like any other
         if not core.mark[0]:
             _exit.end_forked_task(error)

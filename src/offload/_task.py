@@ -41,10 +41,10 @@ class Task(Future[R]):
     Ignore it, or ask it for ``result()``. It is made by the call; nobody else makes one or sets its outcome.
     """
 
-    # The call makes a Task without Future.__init__: the Condition that this sets is most of a Future's cost. What every Task has to begin with stands here, in the class.
-    # `_condition`, `_waiters` and `_done_callbacks` are made by `__getattr__` for the first who looks, which also sets `_watched`: from then on the task's last step
-    # is made with `_condition` held, as `concurrent.futures.wait` and `as_completed` assume. `_watched` is set, and read before the last step, in a section: a worker
-    # either sees it or has settled the task before.
+    # The call makes a Task without Future.__init__: the Condition that this sets is most of a Future's cost. What every Task has to begin with
+    # stands here, in the class. `_condition`, `_waiters` and `_done_callbacks` are made by `__getattr__` for the first who looks, which also sets
+    # `_watched`: from then on the task's last step is made with `_condition` held, as `concurrent.futures.wait` and `as_completed` assume. `_watched`
+    # is set, and read before the last step, in a section: a worker either sees it or has settled the task before.
     _state: str = PENDING
     _watched = False
     _exception: BaseException | None = None
@@ -121,7 +121,7 @@ class Task(Future[R]):
                 raise self._exception
             finally:
                 self = None  # type: ignore[assignment]  # breaks the cycle through the traceback, as Future does
-        return self._result  # type: ignore[return-value]
+        return self._result  # type: ignore[no-any-return]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the call raised, or None. Blocks and raises as `result` does."""

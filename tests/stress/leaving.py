@@ -280,7 +280,8 @@ class Load:
         number = self.book.new_child()
         if number is None:
             return False
-        # A Ctrl-C inside os.fork may stop the hooks of logging, which would then keep its lock. (A mask would not do: another thread may take the signal.)
+        # A Ctrl-C inside os.fork may stop the hooks of logging, which would then keep its lock.
+        # A mask would not do: another thread may take the signal.
         late: list[int] = []
         handlers = {number: signal.signal(number, lambda got, _: late.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
         child = os.fork()

@@ -61,9 +61,7 @@ class Storm:
         self.functions: list[Callable[[random.Random, int], Task[int]]] = [
             offload(queue="storm")(self.work),
             offload(queue="storm", coalesce=True)(self.work),
-            offload(queue="storm", coalesce=lambda _dice, depth: depth, snapshot=lambda value: value)(
-                self.work
-            ),
+            offload(queue="storm", coalesce=lambda _dice, depth: depth, snapshot=lambda value: value)(self.work),
             offload(queue="storm")(self.async_work),
         ]
 
@@ -74,14 +72,14 @@ class Storm:
 
     def work(self, dice: random.Random, depth: int) -> int:
         self.tally.add("ran")
-        dice = random.Random(dice.random())  # noqa: S311 - a game, and no two tasks share one
+        dice = random.Random(dice.random())
         if depth and dice.random() < 0.3:
             self.one_call(dice, depth - 1, wait=dice.random() < 0.5)
         return self.ending(dice)
 
     async def async_work(self, dice: random.Random, depth: int) -> int:
         self.tally.add("ran")
-        dice = random.Random(dice.random())  # noqa: S311
+        dice = random.Random(dice.random())
         if depth and dice.random() < 0.3:
             task = self.one_call(dice, depth - 1, wait=False)
             if task is not None and dice.random() < 0.5:
@@ -99,7 +97,7 @@ class Storm:
 
     def one_call(self, dice: random.Random, depth: int, *, wait: bool) -> Task[int] | None:
         try:
-            task = dice.choice(self.functions)(random.Random(dice.random()), depth)  # noqa: S311
+            task = dice.choice(self.functions)(random.Random(dice.random()), depth)
         except (QueueFull, QueueClosed):
             self.tally.add("rejected")
             return None
@@ -111,9 +109,7 @@ class Storm:
         return task
 
     def done(self, task: concurrent.futures.Future[int]) -> None:
-        self.tally.add(
-            "taken back" if task.cancelled() else "failed task" if task.exception() else "succeeded"
-        )
+        self.tally.add("taken back" if task.cancelled() else "failed task" if task.exception() else "succeeded")
 
     def caller(self, dice: random.Random) -> None:
         recent: collections.deque[Task[int]] = collections.deque(maxlen=20)
@@ -160,16 +156,14 @@ class Storm:
     def guarded(self, role: Callable[[random.Random], None], dice: random.Random) -> None:
         try:
             role(dice)
-        except BaseException as error:  # noqa: BLE001 - said, and the status tells
+        except BaseException as error:
             self.wrong.append(f"{role.__name__} died of {error!r}")
 
     def run(self) -> list[str]:
         roles = [*[self.caller] * self.threads, self.settings, self.closer, self.looker]
         threads = [
             # Daemons, so that one that hangs does not keep the program: the watchdog tells where it hangs.
-            threading.Thread(
-                target=self.guarded, args=(role, random.Random(self.seed * 1_000 + n)), daemon=True
-            )  # noqa: S311
+            threading.Thread(target=self.guarded, args=(role, random.Random(self.seed * 1_000 + n)), daemon=True)
             for n, role in enumerate(roles)
         ]
         for thread in threads:
@@ -202,23 +196,17 @@ class Storm:
         }
         for name, (callers, queues) in pairs.items():
             print(f"{name:32}{callers:10}{queues:10}")
-        return [
-            f"{name}: {pair[0]} seen, {pair[1]} counted" for name, pair in pairs.items() if pair[0] != pair[1]
-        ]
+        return [f"{name}: {pair[0]} seen, {pair[1]} counted" for name, pair in pairs.items() if pair[0] != pair[1]]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--threads", type=int, default=6)
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
-    print(
-        f"seed {seed}, {options.seconds} seconds, {options.threads} callers, Python {sys.version.split()[0]}"
-    )
+    print(f"seed {seed}, {options.seconds} seconds, {options.threads} callers, Python {sys.version.split()[0]}")
     logging.disable(logging.WARNING)  # that the queue is full is what this is about
     faulthandler.dump_traceback_later(options.seconds + DRAIN, exit=True)
     wrong = Storm(seed, options.seconds, options.threads).run()
