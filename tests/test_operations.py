@@ -299,6 +299,12 @@ def test_an_asgi_server_that_is_stopped_loses_nothing() -> None:
     assert re.fullmatch(rf"the server has ended \(status ({status}|0)\); 40 of 40 mails were sent, each once: True", over)
 
 
+def test_the_index_of_the_examples_names_each() -> None:
+    index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in EXAMPLES.glob("*.py") if path.name not in index] == []
+    assert [link for link in re.findall(r"\]\(([^)]+)\)", index) if not (EXAMPLES / link).exists()] == []
+
+
 def test_a_program_without_logging_shows_failures_and_warnings_on_stderr() -> None:
     code = """
     import logging, threading

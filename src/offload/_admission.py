@@ -298,6 +298,7 @@ class _Ticket:
     @_monitor.section
     def outcome(self) -> Verdict:
         """What became of a caller that was let go without room: see `turn_away`."""
+        self.core.blocked_seconds += monotonic() - self.since
         if _runs_at_once(self.core):
             self.core.start(self.task)
             return Verdict.RUN_HERE

@@ -188,6 +188,8 @@ class Offloaded(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # typed in _t
     # wrapt would work the binding out anew at each call, for several times the price of a call here, and an attribute of a proxy costs as much as a
     # function call; the slot's own descriptor goes past the proxy.
     def __call__(self, /, *args: Any, **kwargs: Any) -> Task[Any]:
+        if _send_of is None:  # the interpreter has cleared this module: a __del__ in its very last moments, for which nothing is left but to run
+            return self.__wrapped__(*args, **kwargs)
         return _send_of(self)(args, kwargs)  # type: ignore[no-any-return]
 
     @property
@@ -266,7 +268,7 @@ def _resolve(module: str, path: str, changes: dict[str, Any]) -> Any:
 
 def decorate(registry: Names, fn: Any, queue: str, snapshot: Snapshot, coalesce: Coalesce) -> Offloaded:
     """Wrap one callable. Raises TypeError for what can't be offloaded, saying why."""
-    if isinstance(fn, Offloaded):
+    if isinstance(fn, (Offloaded, BoundOffloaded)):
         fn = fn.__wrapped__
     _refuse(fn)
     return Offloaded(_Route(registry, fn, queue, snapshot, coalesce))

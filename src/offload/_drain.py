@@ -37,8 +37,10 @@ def drain(leaving: Leaving) -> None:
                 wait_until_idle(phase.cores, phase.remaining)
                 phase.see_out_handlers()
                 break
-            except (KeyboardInterrupt, SystemExit):  # the latter from a signal handler such as drain_on_signal's
+            except KeyboardInterrupt:
                 leaving.interrupts += 1
+            except SystemExit:  # a signal that leaves the program once more, by drain_on_signal or the application's own handler: it is leaving
+                continue
         phase.abandon_if_interrupted()
     finally:
         phase.progress.close()
@@ -117,7 +119,7 @@ def _say(monitor: _monitor.Monitor, why: str) -> None:
     left = {core: names for core, names in left.items() if names}
     if left:
         total = sum(map(len, left.values()))
-        queues = "; ".join(f"{len(names)} of queue {core.name!r} ({_some(names)})" for core, names in left.items())
+        queues = "; ".join(f"{len(names)} of queue {core.logger.name.removeprefix('offload.')!r} ({_some(names)})" for core, names in left.items())
         log.warning("left %d offloaded call%s behind at exit (%s): %s", total, "" if total == 1 else "s", why, queues)
 
 

@@ -46,6 +46,8 @@ def _read(start: str, known: tuple[str, ...]) -> list[tuple[str, str, Any]]:
     for variable, text in os.environ.items():
         if variable.upper().startswith(start):
             name = variable[len(start) :].lower()
+            if "__" in name:  # of a queue whose name goes on here
+                continue
             if name not in known:
                 raise ConfigurationError(f"environment variable {variable}={text!r}: unknown setting {name!r}{near(name, known)}")
             if name in _IN_CODE_ONLY:

@@ -38,12 +38,12 @@ class Leaving:
 
 
 leaving = Leaving()
-_renew: Callable[[], None]
+_renew: Callable[[bool], None]
 _drain: Callable[[Leaving], None]
 _finish: Callable[[Leaving], None]
 
 
-def hand_over(renew: Callable[[], None], drain: Callable[[Leaving], None], finish: Callable[[Leaving], None]) -> None:
+def hand_over(renew: Callable[[bool], None], drain: Callable[[Leaving], None], finish: Callable[[Leaving], None]) -> None:
     """Say what is to be called: ``renew`` in a forked child, ``drain`` in each phase of an exit, ``finish`` after the last."""
     global _renew, _drain, _finish
     _renew, _drain, _finish = renew, drain, finish
@@ -130,7 +130,8 @@ def forked() -> None:
     """Start afresh in a child. Takes no lock and logs nothing: a thread that does not exist here may hold any lock."""
     global leaving
     leaving = Leaving(leaving.timeout, leaving.progress)
-    _renew()
+    # Forked off a thread, this process ends when that thread and all others have, and CPython runs no hook: then no worker must stay for more.
+    _renew(not isinstance(threading.main_thread(), threading._MainThread))  # type: ignore[attr-defined]
 
 
 def check_process() -> None:

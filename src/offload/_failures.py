@@ -6,7 +6,7 @@ import threading
 import traceback
 from typing import Any
 
-from offload._core import Core, Failure
+from offload._core import KEPT_FAILURES, Core, Failure
 from offload._errors import OffloadError
 from offload._task import Task
 
@@ -56,6 +56,17 @@ def clear_frames(error: BaseException) -> None:
         stack += [current.__cause__, current.__context__]
         if isinstance(current, BaseExceptionGroup):
             stack += current.exceptions
+
+
+def hand_on_failures(old: Core, new: Core) -> None:
+    """The failures of a queue that was shut down are told by the one that was opened in its place."""
+    with new.monitor.lock:
+        lost = max(0, len(old.failures) + len(new.failures) - KEPT_FAILURES)
+        merged = [*old.failures, *new.failures]
+        new.failures.clear()
+        new.failures.extend(merged)
+        new.failures_lost += old.failures_lost + lost
+        old.failures.clear()
 
 
 def take_failures(cores: list[Core]) -> tuple[list[Failure], int]:

@@ -72,6 +72,7 @@ class Loop:
         self.monitor: Monitor = core.monitor
         self.active = 0
         self.failed = False
+        self._timer: Any = None
         self._up = threading.Event()
         self._starting = threading.Lock()
         self.thread = BackgroundThread(f"{core.label}-loop", self._main)
@@ -124,10 +125,13 @@ class Loop:
 
     def _end_when_idle(self) -> None:
         timeout = self.core.settings.idle_timeout
-        if self.core.closed or self.monitor.phase == IN_PLACE or (self.monitor.leaving and not self.thread.left_behind):
+        monitor = self.monitor
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.core.closed or monitor.phase == IN_PLACE or monitor.unattended or (monitor.leaving and not self.thread.left_behind):
             self.end_if_idle()
-        elif timeout is not None:
-            self.loop.call_later(timeout, self.end_if_idle)
+        elif timeout is not None:  # in a context of its own, or the timer would keep the last task alive
+            self._timer = self.loop.call_later(timeout, self.end_if_idle, context=Context())
 
     @section
     def count(self, change: int) -> int:

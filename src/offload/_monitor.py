@@ -55,6 +55,8 @@ class Monitor:
         "mark",
         "observers",
         "phase",
+        "told_no_thread",
+        "unattended",
         "waits",
     )
 
@@ -73,6 +75,8 @@ class Monitor:
         ] = {}  # the cores whose tasks a thread runs, and the tasks that it runs in place, by ident, innermost last
         self.hired: set[int] = set()  # the threads that are workers
         self.leaving = False  # the interpreter has begun to end
+        self.unattended = False  # no hook will run when this process ends: see `_exit.forked`
+        self.told_no_thread = False
         self.mark = new_mark()
 
     def leave(self) -> None:

@@ -162,8 +162,8 @@ def _calling_frame() -> FrameType | None:
     return frame
 
 
-def _renew_all() -> None:
-    _monitor.renew(_monitor.OPEN)
+def _renew_all(unattended: bool) -> None:
+    _monitor.renew(_monitor.OPEN).unattended = unattended
     for queue in list(_all):
         queue._renew()
 

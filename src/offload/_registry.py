@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, Unpack
 from offload import _environ, _exit, _monitor, _waiting
 from offload._core import Core
 from offload._errors import ConfigurationError
+from offload._failures import hand_on_failures
 from offload._queue import Queue
 from offload._settings import ExitSettingsGiven, Settings, SettingsGiven, refuse, seconds
 from offload._stats import StatsTable
@@ -109,7 +110,7 @@ class Names:
         """
         queues = list(self._queues.values())
         if wait:
-            _waiting.refuse_from_inside([queue._core for queue in queues])
+            _waiting.refuse_from_inside([queue._core for queue in queues], "shutdown")
         for queue in queues:
             queue.shutdown(wait=False, cancel_futures=cancel_futures)
         if wait:
@@ -118,12 +119,15 @@ class Names:
 
     def _cores(self, names: tuple[str, ...]) -> Iterator[Core]:
         """The cores of the named queues, or all; of those that were shut down and are not done yet as well."""
-        self._closing = [queue for queue in self._closing if queue._core.unfinished]
+        for queue in [queue for queue in self._closing if not queue._core.unfinished]:
+            self._closing.remove(queue)
+            hand_on_failures(queue._core, self._queues[queue.name]._core)
         for queue in (*self._queues.values(), *self._closing):
             if not names or queue.name in names:
                 yield queue._core
 
     def _make(self, name: str, settings: Settings) -> Queue:
+        self._read_exit_environment()
         parts = [part for part in (self._name, name) if part]
         return Queue(name, "-".join(["offload", *parts]), logging.getLogger(".".join(["offload", *parts])), settings, self._exit_timeout)
 
@@ -149,6 +153,19 @@ class Names:
         self._queues, self._closing = contents
         return before
 
+    def _read_exit_environment(self) -> None:
+        """Whoever operates the program has the last word on how it leaves, too."""
+        configure_exit_at("configure_exit")
+        for name, (variable, value) in _environ.for_exit(self._name).items() if self._name else ():
+            self._set_own_exit(name, value, f"environment variable {variable}")
+
+    def _set_own_exit(self, name: str, value: object, where: str) -> None:
+        if name != "timeout":
+            raise refuse(where, name, value, "a registry of its own sets its exit timeout alone; the rest is the application's")
+        self._exit_timeout = seconds(name, value, where)
+        for queue in list(self._queues.values()):
+            queue._exit_timeout = queue._core.exit_timeout = self._exit_timeout
+
     def _overridden(self, name: str, settings: Settings) -> Settings:
         for setting, (variable, value) in _environ.for_queue(self._name, name).items():
             settings = settings.changed({setting: value}, f"environment variable {variable}")
@@ -158,11 +175,7 @@ class Names:
         if not self._name:
             configure_exit_at(where, **settings)
         for name, value in settings.items() if self._name else ():
-            if name != "timeout":
-                raise refuse(where, name, value, "a registry of its own sets its exit timeout alone; the rest is the application's")
-            self._exit_timeout = seconds(name, value, where)
-            for queue in self._queues.values():
-                queue._exit_timeout = queue._core.exit_timeout = self._exit_timeout
+            self._set_own_exit(name, value, where)
 
     def __repr__(self) -> str:
         return f"<Registry {self._name!r}: {', '.join(map(repr, self._queues)) or 'no queues yet'}>"

@@ -31,7 +31,7 @@ def _check(number: int) -> signal.Signals:
         raise ConfigurationError(f"drain_on_signal: {number!r} is no signal of this platform; give signal.SIGTERM or the like") from None
     if known in _UNCATCHABLE:
         raise ConfigurationError(f"drain_on_signal: no program can handle {known.name}; it loses what waits in memory")
-    if handler not in (signal.SIG_DFL, _leave):
+    if handler not in (signal.SIG_DFL, signal.default_int_handler, _leave):
         raise ConfigurationError(
             f"drain_on_signal: {known.name} has a handler already ({handler!r}); raise SystemExit({128 + known}) from it, and offload drains"
         )

@@ -1,16 +1,14 @@
 """A recorded timeline, laid out in tracks, for viewers: in Chrome's trace event format, or as a page of HTML. Plain values; it knows no queue."""
 
 import os
-import pkgutil
 import re
 from collections.abc import Iterable, Iterator
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 Thread = tuple[int, str]
 """A thread's ident and name: idents are used again, and so are names."""
 
-UNFINISHED = frozenset(("waiting", "running"))
 _DATA = b"/*DATA*/null"
 _THREADS = "other threads"
 
@@ -39,48 +37,61 @@ class Call:
         self.outcome = "waiting"
 
 
-class Slice(NamedTuple):
-    """One bar of a track."""
-
-    start: float
-    end: float
-    call: int
-    """The number of its call."""
-    kind: str
-    """``"call"``: the time that the caller spent; ``"run"``."""
+# Not named tuples: to make those classes would take as long as all the rest of this module's import.
 
 
-class Track(NamedTuple):
+class Slice:
+    """One bar of a track: of the call with this number the time that its caller spent (``"call"``), or that it ran (``"run"``)."""
+
+    __slots__ = ("call", "end", "kind", "start")
+
+    def __init__(self, start: float, end: float, call: int, kind: str) -> None:
+        self.start = start
+        self.end = end
+        self.call = call
+        self.kind = kind
+
+
+class Track:
     """What one thread did. Of one that does several things at once, like an event loop: what one strand of it did."""
 
-    name: str
-    slices: list[Slice]
+    __slots__ = ("name", "slices")
+
+    def __init__(self, name: str, slices: list[Slice]) -> None:
+        self.name = name
+        self.slices = slices
 
 
-class Group(NamedTuple):
-    """A queue and its threads; or, without waits, the threads of no queue."""
+class Group:
+    """A queue and its threads; or, without waits, the threads of no queue. A wait is from when until when, and the number of the call."""
 
-    name: str
-    waits: list[tuple[float, float, int]]
-    tracks: list[Track]
+    __slots__ = ("name", "tracks", "waits")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.waits: list[tuple[float, float, int]] = []
+        self.tracks: list[Track] = []
 
 
-class Timeline(NamedTuple):
-    """All of it: its calls in order, their callers' places in the code, and the groups."""
+class Timeline:
+    """All of it: its calls in order, their callers' places in the code, the groups, and how many earlier calls are left out."""
 
-    title: str
-    begin: float
-    end: float
-    lost: int
-    calls: list[Call]
-    places: list[str]
-    groups: list[Group]
+    __slots__ = ("begin", "calls", "end", "groups", "lost", "places", "title")
+
+    def __init__(self, title: str, calls: list[Call], begin: float, end: float, lost: int, groups: list[Group]) -> None:
+        self.title = title
+        self.calls = calls
+        self.begin = begin
+        self.end = end
+        self.lost = lost
+        self.groups = groups
+        self.places = _places(calls)
 
 
 def lay_out(title: str, calls: list[Call], begin: float, end: float, lost: int) -> Timeline:
     """Sort the calls into groups and tracks. What has not ended lasts until `end`."""
     labels = {call.label for call in calls}
-    groups: dict[str, Group] = {name: Group(name.removeprefix("offload-"), [], []) for name in (_THREADS, *sorted(labels))}
+    groups: dict[str, Group] = {name: Group(name.removeprefix("offload-")) for name in (_THREADS, *sorted(labels))}
     threads: dict[Thread, list[Slice]] = {}
     for number, call in enumerate(calls):
         over = end if call.ended is None else call.ended
@@ -94,7 +105,7 @@ def lay_out(title: str, calls: list[Call], begin: float, end: float, lost: int) 
         home, mingles = _home(name, labels)
         for strand, fitting in enumerate(_strands(slices, mingles=mingles)):
             groups[home].tracks.append(Track(f"{name} ({strand + 1})" if strand else name, fitting))
-    return Timeline(title, begin, end, lost, calls, _places(calls), [group for group in groups.values() if group.tracks or group.waits])
+    return Timeline(title, calls, begin, end, lost, [group for group in groups.values() if group.tracks or group.waits])
 
 
 def _home(thread: str, labels: set[str]) -> tuple[str, bool]:
@@ -215,6 +226,7 @@ def _micros(timeline: Timeline, moment: float) -> float:
 def page(timeline: Timeline) -> bytes:
     """The timeline as one HTML file that needs nothing else."""
     import json
+    import pkgutil
 
     template = pkgutil.get_data(__package__, "_timeline.html") or b""
     names = {name: number for number, name in enumerate(dict.fromkeys(call.name for call in timeline.calls))}

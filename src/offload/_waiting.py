@@ -116,11 +116,11 @@ def _wake(loop: "asyncio.AbstractEventLoop", woken: Any) -> None:
         pass
 
 
-def refuse_from_inside(cores: Iterable[Core]) -> None:
+def refuse_from_inside(cores: Iterable[Core], what: str = "flush") -> None:
     """Raise RuntimeError if the calling thread runs a task of one of these queues."""
     own = [core.name for core in cores if core.runs_here()]
     if own:
-        raise RuntimeError(f"flush from a task of queue {own[0]!r} would wait for that task itself; flush from outside, or name other queues")
+        raise RuntimeError(f"{what} from a task of queue {own[0]!r} would wait for that task itself; {what} from outside, or name other queues")
 
 
 def _timed_out(busy: list[Core], timeout: float | None) -> FlushTimeout:

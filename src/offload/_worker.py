@@ -96,8 +96,9 @@ def start_worker(core: Core) -> None:
 
 def _run_waiting(core: Core, error: RuntimeError) -> None:
     """Run what waits, in order, on this thread, for there is no other."""
-    if "no thread" not in core.said:
-        core.said.add("no thread")
+    monitor = core.monitor
+    if not (monitor.told_no_thread or monitor.leaving):  # while leaving nobody could do anything about it, and nothing is lost
+        monitor.told_no_thread = True
         core.logger.warning("queue %r runs its calls in their callers: no thread can be started (%s)", core.name, error)
     while (task := _take(core)) is not None:
         run_here(core, task, in_slot=True)
@@ -164,7 +165,7 @@ def _wants_no_more(core: Core, worker: Worker) -> bool:
     monitor = core.monitor
     # What stands behind a handler has exit handlers of its own, and calls offloaded over there, that are to run in time.
     ends_early = not worker.thread.left_behind or core.handler is not None
-    return core.closed or monitor.phase == _monitor.IN_PLACE or (monitor.leaving and ends_early)
+    return core.closed or monitor.unattended or monitor.phase == _monitor.IN_PLACE or (monitor.leaving and ends_early)
 
 
 @section
