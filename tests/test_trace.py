@@ -18,7 +18,7 @@ import pytest
 from conftest import WAIT, Gate
 
 import offload
-from offload import QueueFull, Registry, _monitor, trace
+from offload import QueueFull, Registry, _monitor, _observing, trace
 from offload._timeline import Call, chrome, lay_out, page
 
 Event = dict[str, Any]
@@ -122,6 +122,42 @@ def test_what_has_not_ended_is_drawn_as_far_as_it_came(registry: Registry, gate:
     events = written(path)
     assert [e["args"]["outcome"] for e in slices(events, "run")] == ["running"]
     assert [e["args"]["outcome"] for e in events if e["ph"] == "b"] == ["running", "waiting"]
+
+
+def test_a_call_whose_end_is_just_being_told_has_ended(registry: Registry, tmp_path: Path) -> None:
+    """Its result is there for all to see, and the callback that records it has yet to run."""
+    go_on = threading.Event()
+
+    class Earlier(_observing.Observer):
+        def called(self, task: Any) -> None:
+            task.add_done_callback(lambda _: go_on.wait(WAIT))
+
+    earlier, path = Earlier(), tmp_path / "trace.json"
+    _observing.add(earlier)
+    try:
+        with trace(path):
+            assert registry.queue("q").submit(ping).result(WAIT) == "pong"
+    finally:
+        _observing.remove(earlier)
+        go_on.set()
+    assert [(e["args"]["outcome"], e["thread"]) for e in slices(written(path), "run")] == [("succeeded", "offload-q (running)")]
+
+
+def test_a_caller_that_has_not_gone_on_is_seen_in_its_call(registry: Registry, gate: Callable[..., Gate], tmp_path: Path) -> None:
+    registry.configure("q", maxsize=1)
+    path = tmp_path / "trace.json"
+    with trace(path):
+        held = gate("q")
+        registry.queue("q").submit(ping)
+        caller = threading.Thread(target=registry.queue("q").submit, args=(ping,), name="blocked one")
+        caller.start()
+        while not registry.queue("q")._core.blocked:
+            caller.join(0.001)
+    held.open()
+    caller.join(WAIT)
+    (call,) = [e for e in slices(written(path), "call") if e["thread"] == "blocked one"]
+    assert call["args"]["outcome"] == "waiting"
+    assert call["dur"] > 0
 
 
 def test_a_blocked_caller_is_seen_to_wait(registry: Registry, gate: Callable[..., Gate], tmp_path: Path) -> None:

@@ -70,4 +70,4 @@ for _public in (ConfigurationError, FlushTimeout, OffloadError, Offloaded, Queue
 del _public
 
 trace_program()
-del trace_program
+del TYPE_CHECKING, default, trace_program

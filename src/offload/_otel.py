@@ -106,9 +106,7 @@ class Spans(_observing.Observer):
         self._context.attach(self._trace.set_span_in_context(span))  # for good: nobody else runs in the task's context
 
     def _ended(self, task: Any) -> None:
-        span = self._open.get(task)
-        if span is None:
-            return
+        span = self._open[task]
         if task.cancelled():
             self._end(task, "cancelled", None)
             return

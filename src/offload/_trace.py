@@ -1,7 +1,7 @@
 """A timeline of calls, waits and runs: `trace(path)`, and ``OFFLOAD_TRACE=path`` for a whole program.
 
 Off, it costs nothing: no hot path knows of it. On, each call takes the slow path, where an observer hears of it, and the Task's first callback tells
-when and where it ended. (When it started stands on the Task.) An event costs some microseconds on the thread concerned; a million calls some 200 MB.
+when and where it ended. (When it started stands on the Task.) A call then costs some twenty microseconds more, and 0.4 KB, 200 MB at most.
 """
 
 import atexit
