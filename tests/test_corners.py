@@ -9,7 +9,7 @@ import threading
 import types
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from conftest import WAIT
@@ -115,7 +115,7 @@ def test_signals_that_cannot_drain(number: Any, why: str) -> None:
 class Bar:
     """A stand-in for tqdm, which tests must not depend on."""
 
-    made: list["Bar"] = []
+    made: ClassVar[list["Bar"]] = []
     monitor_interval = 10
 
     def __init__(self, total: int, **_: object) -> None:
