@@ -56,7 +56,7 @@ class Core:
     __slots__ = (
         "__weakref__",
         "name", "label", "logger", "monitor", "mark", "pid", "successor", "_run_in_place",
-        "settings", "inline", "context", "capacity", "lent", "limit", "closed", "handler", "hands_over", "refusal", "exit_timeout",
+        "settings", "inline", "context", "capacity", "lent", "awaiting", "limit", "closed", "handler", "hands_over", "refusal", "exit_timeout",
         "line", "blocked", "crew", "loop", "elsewhere", "idle_waiters",
         "running", "finishing", "succeeded", "failed", "cancelled", "dropped", "coalesced", "rejected",
         "blocked_seconds", "wait_seconds", "wait_seconds_max", "run_seconds", "run_seconds_max",
@@ -85,7 +85,8 @@ class Core:
         self.line = Line()
         self.blocked: collections.deque[Any] = collections.deque()  # callers that wait for room
         self.crew = Crew(self.monitor.chores, partial(start_worker, self))
-        self.lent = 0  # slots that tasks don't need: they run on a caller's thread, or await others of this queue
+        self.lent = 0  # tasks that run in place, and take no slot from the workers
+        self.awaiting = 0  # tasks that await others of this queue, and lend them slot and thread
         self.handler: Any = None  # runs the tasks elsewhere, if set
         self.refusal: str | None = None  # why no call is taken, though it is open
         self.loop: Any = None  # runs the coroutines, if there are any
@@ -119,9 +120,9 @@ class Core:
 
     def refresh(self) -> None:
         """Derive what the hot path compares with. Inside a section. Keeps I5."""
-        self.capacity = self.settings.workers + self.lent
+        self.capacity = self.settings.workers + self.lent + self.awaiting
         self.hands_over = self.handler is not None and self.settings.executor != "processes"
-        self.crew.largest = 1 if self.hands_over else self.capacity  # one thread can keep an executor busy
+        self.crew.largest = 1 if self.hands_over else self.settings.workers + self.awaiting  # one thread can keep an executor busy
         monitor = self.monitor
         special = (
             self.closed
@@ -339,6 +340,6 @@ class Core:
 
     @section
     def _lend(self, slots: int) -> None:
-        self.lent += slots
+        self.awaiting += slots
         self.refresh()
         self.rouse()
