@@ -72,7 +72,7 @@ def offer(
                     monitor.leave()
         if monitor.chores:
             monitor.tidy()
-    except BaseException:
+    except BaseException:  # an interrupt
         core.nudge()
         raise
     if not accepted:

@@ -118,7 +118,7 @@ def _each(calls: collections.deque[Callable[[], None]]) -> None:
         for call in iter(calls.popleft, None):
             try:
                 call()
-            except BaseException:
+            except BaseException:  # an interrupt
                 calls.appendleft(call)
                 raise
 
