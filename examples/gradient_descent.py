@@ -44,15 +44,15 @@ def predict(weights: list[float], eruption: float) -> float:
 
 
 def descend(plot: Callable[..., object], steps: int) -> list[list[float]]:
-    """The training loop: at each step, a hundred updates and a plot. Returns the weights of each step."""
+    """The training loop: at each step, two hundred updates and a plot. Returns the weights of each step."""
     weights = [70.0, 1.0, 3.0, 1.0]  # a nearly flat line at 70 minutes
     losses: list[float] = []
     history = []
     for step in range(1, steps + 1):
-        for _ in range(100):
+        for _ in range(200):
             loss, gradient = loss_and_gradient(weights)
             for i, slope in enumerate(gradient):
-                weights[i] -= 0.001 * slope
+                weights[i] -= 0.0005 * slope
         losses.append(loss)
         history.append(weights.copy())
         plot(step, weights, losses)

@@ -98,7 +98,7 @@ class _Late:
         if again and (task._state is not PENDING or task in core.line):
             core.rouse()
         elif _runs_at_once(core) or core.closed:
-            core.start(task)
+            core.start_here(task)
             core.monitor.chores.append(partial(_run_late, core, task))
         else:
             core.monitor.live[core] = None
@@ -216,7 +216,7 @@ class _Ticket:
             core.rejected += 1
             return Verdict.REFUSE
         if _runs_at_once(core):
-            core.start(self.task)
+            core.start_here(self.task)
             return Verdict.RUN_HERE
         if core.monitor.phase == _monitor.ABANDONING:
             self.gone.append(self.task)
@@ -247,7 +247,7 @@ class _Ticket:
         return Verdict.BLOCK
 
     def _run_here(self) -> Verdict:
-        self.core.start(self.task)
+        self.core.start_here(self.task)
         return Verdict.RUN_HERE
 
     def _refuse(self) -> Verdict:
@@ -300,7 +300,7 @@ class _Ticket:
         """What became of a caller that was let go without room: see `turn_away`."""
         self.core.blocked_seconds += monotonic() - self.since
         if _runs_at_once(self.core):
-            self.core.start(self.task)
+            self.core.start_here(self.task)
             return Verdict.RUN_HERE
         self.core.rejected += 1
         return Verdict.REFUSE

@@ -223,6 +223,11 @@ class Core:
             task._state, self.running = RUNNING, self.running + 1
         task._since, self.wait_seconds, self.wait_seconds_max = now, self.wait_seconds + waited, longest
 
+    def start_here(self, task: Task[Any]) -> None:
+        """Count a task as running on the calling thread, and note that no worker has it. Inside a section."""
+        self.elsewhere[task] = 0
+        self.start(task)
+
     def end(self, task: Task[Any]) -> None:
         """Count a running task as ended, by its outcome. Inside a section, with its condition held if it is watched."""
         ran = monotonic() - task._since

@@ -74,8 +74,9 @@ def make_up(core: Core, task: Task[Any], error: BaseException | None) -> None:
 
 @section
 def _make_up(core: Core, task: Task[Any], error: BaseException | None) -> None:
-    if task._state is RUNNING and not task._opened:
+    if task._state is RUNNING and not task._opened and task in core.elsewhere:  # else a worker has claimed it just now
         task._state, core.running = CANCELLED_AND_NOTIFIED, core.running - 1
+        del core.elsewhere[task]
     elif task._state is RUNNING and (core, task) in core.monitor.inside.get(threading.get_ident(), ()):  # else a worker has it by now
         if task._exception is None and task._result is None:
             task._exception = error
