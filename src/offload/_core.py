@@ -280,8 +280,6 @@ class Core:
         task = current_task.get()
         return task is not None and task._owner is self and not task.done()
 
-    # -- what a Task asks ---------------------------------------------------------------------------------------------------
-
     def cancel(self, task: Task[Any]) -> bool:
         """Cancel a waiting task. From within an interrupted section the answer is no, as if it had just started."""
         if not self.mark[0]:
@@ -304,11 +302,13 @@ class Core:
         return True
 
     @section
-    def cancel_waiting(self, most: int = 1000) -> list[Task[Any]]:
-        """Cancel up to `most` waiting tasks, oldest first. Returns them, to be announced."""
+    def cancel_waiting(self, most: int = 1000, *, at_exit: bool = False) -> list[Task[Any]]:
+        """Cancel up to `most` waiting tasks, oldest first; `at_exit` their names are noted as abandoned. Returns them, to be announced."""
         gone: list[Task[Any]] = []
         while len(gone) < most and (task := self.line.head()) is not None:
             gone.append(task)
+            if at_exit:
+                self.abandoned.append(task.name)
             self.cancel_in_line(task)
         self.admit_blocked()
         self.notice_idle()

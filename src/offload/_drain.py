@@ -12,7 +12,7 @@ from offload._core import Core
 from offload._exit import Leaving
 from offload._monitor import section
 from offload._progress import Progress
-from offload._task import RUNNING, Task
+from offload._task import RUNNING
 from offload._waiting import wait_until_idle
 
 NAMES_SAID = 5
@@ -104,7 +104,7 @@ def _deadline(core: Core, leaving: Leaving) -> float:
 def _abandon(cores: Iterable[Core], *, running_too: bool) -> None:
     """Cancel what waits, and note what is left behind running."""
     for core in cores:
-        while gone := _abandon_waiting(core):
+        while gone := core.cancel_waiting(at_exit=True):
             for task in gone:
                 task._announce()
         if running_too:
@@ -174,19 +174,6 @@ def _reconsider(core: Core) -> None:
 def _turn_away(core: Core) -> list[Any]:
     """Calls run in place from now on. Returns the callers that wait for room, who are to do that too."""
     return core.turn_away()
-
-
-@section
-def _abandon_waiting(core: Core, most: int = 1000) -> list[Task[Any]]:
-    """Cancel up to `most` waiting tasks, and note their names. Returns them, to be announced."""
-    gone: list[Task[Any]] = []
-    while len(gone) < most and (task := core.line.head()) is not None:
-        gone.append(task)
-        core.abandoned.append(task.name)
-        core.cancel_in_line(task)
-    core.admit_blocked()  # whose turn is the next to be abandoned
-    core.notice_idle()
-    return gone
 
 
 @section
