@@ -19,7 +19,7 @@ LAYERS: Sequence[frozenset[str]] = [
         # plain values and the lowest tools
         "_errors",
         "_process",
-        "_settings _stats _monitor _threads _snapshot _timeline",
+        "_settings _stats _monitor _threads _snapshot _timeline _standstill",
         "_policy _environ _observing _measures",
         # the exit hooks know no queue: they are handed what to call
         "_exit _progress _signals",

@@ -366,6 +366,82 @@ def test_in_place_under_a_running_loop_it_runs_on_a_loop_of_its_own_in_a_helper_
         asyncio.run(main())
 
 
+# --- a coroutine that blocks its queue's own loop
+
+
+def test_what_runs_in_place_on_the_loop_may_await_the_queues_next_coroutines(registry: Registry) -> None:
+    """Once: (1) `outer` blocks the loop until `inner`, run in place, has ended; (2) a worker gives `double` to that loop; (3) `inner` awaits it."""
+    queue = registry.configure("plots", maxsize=1, on_full="caller_runs")
+    double_ = registry.offload(queue="plots")(double)
+    waiting: list[Task[Any]] = []
+
+    async def inner() -> int:
+        assert waiting[0].cancel()  # so there is room for one more
+        return await double_(4)
+
+    async def outer() -> tuple[int, str, str]:
+        before = await where()
+        waiting.append(queue.submit(int))
+        result = registry.offload(queue="plots")(inner)().result(0)
+        after = await where()
+        return result, before[0], after[0]
+
+    assert registry.offload(queue="plots")(outer)().result(WAIT) == (8, "offload-plots-loop", "offload-plots-loop")
+    assert double_(5).result(WAIT) == 10
+    queue.flush(WAIT)
+
+
+def test_the_loop_that_stepped_aside_ends_with_its_last_coroutine(registry: Registry, gates: AsyncGates, threads: Threads) -> None:
+    queue = registry.configure("plots", workers=3, maxsize=1, idle_timeout=None)
+    hold = registry.offload(queue="plots")(gates.hold)
+
+    async def block() -> None:
+        hold(1)
+        queue.submit(gates.begun).result(WAIT)  # the loop is blocked here, and `hold` runs all the same
+        raise NotImplementedError
+
+    blocked = registry.offload(queue="plots")(block)()
+    assert isinstance(blocked.exception(WAIT), NotImplementedError)
+    gates.release(1)
+    queue.shutdown()
+    assert threads() == []
+
+
+def test_to_wait_on_the_loop_for_what_runs_on_it_is_refused(registry: Registry, gates: AsyncGates) -> None:
+    registry.configure("plots", workers=2)
+    hold = registry.offload(queue="plots")(gates.hold)
+
+    async def wait_for(task: Task[int]) -> int:
+        return task.result(WAIT)
+
+    held = hold(1)
+    gates.begun()
+    error = registry.offload(queue="plots")(wait_for)(held).exception(WAIT)
+    gates.release(1)
+    assert isinstance(error, RuntimeError)
+    assert f"waiting here for {held.name} would never end" in str(error)
+    assert held.result(WAIT) == 1
+
+
+def test_to_await_it_in_a_helper_thread_is_refused_too(registry: Registry, gates: AsyncGates) -> None:
+    queue = registry.configure("plots", workers=2, maxsize=1, on_full="caller_runs")
+    hold = registry.offload(queue="plots")(gates.hold)
+
+    async def inner(task: Task[int]) -> int:
+        return await task
+
+    async def outer(task: Task[int]) -> BaseException | None:
+        queue.submit(int)
+        return registry.offload(queue="plots")(inner)(task).exception(0)
+
+    held = hold(1)
+    gates.begun()
+    error = registry.offload(queue="plots")(outer)(held).result(WAIT)
+    gates.release(1)
+    assert isinstance(error, RuntimeError)
+    assert "on the event loop that this very call blocks" in str(error)
+
+
 # --- the loop ends with its queue
 
 

@@ -16,6 +16,7 @@ from offload._errors import ConfigurationError, OffloadError, QueueClosed, Queue
 from offload._policy import Verdict, decide
 from offload._process import importing_script
 from offload._run import make_up, run_here
+from offload._standstill import standing_still
 from offload._task import PENDING, Task
 
 modules, monotonic, new = sys.modules, time.monotonic, object.__new__
@@ -288,7 +289,7 @@ class _Ticket:
         _say_once(core, "blocks its callers: it is full (maxsize=%s, on_full=%r). Raise maxsize or workers, or set on_full")
         _warn_in_event_loop(core)
         try:
-            with self.monitor.busy_here():
+            with self.monitor.busy_here(), standing_still():
                 self.turn.acquire()
         except BaseException:
             self._withdraw()

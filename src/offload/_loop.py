@@ -1,7 +1,8 @@
 """The event loop that runs a queue's coroutines: one thread for each queue, started with the first coroutine and ended when idle.
 
 The number of coroutines that a loop has (`active`) and the queue's reference to it (`core.loop`) change in sections only: a loop that ends has taken
-itself out of `core.loop` in the section that found `active` to be 0, so no coroutine can be given to a loop that is on its way out.
+itself out of `core.loop` in the section that found `active` to be 0, so no coroutine can be given to a loop that is on its way out. A loop whose
+thread something blocks has taken itself out as well (see `_standstill`); it goes back if its place is still free, and else ends with its last.
 """
 
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 from offload._core import Core, current_task
 from offload._ending import complete, fail, without_first_frame
 from offload._monitor import IN_PLACE, Monitor, section
+from offload._standstill import here
 from offload._task import Task
 from offload._threads import BackgroundThread
 
@@ -20,12 +22,13 @@ def run(core: Core, task: Task[Any], coroutine: Coroutine[Any, Any, Any], contex
     """See a started task's coroutine to its end: on the queue's loop, or here. Returns what `perform` does."""
     context.run(current_task.set, task)
     if not in_place:
-        loop = Loop.of(core)
+        loop = Loop.of(core, task)
         if loop.start():
             core.hand_over(task)
             loop.give(task, coroutine, context)
             return False
         loop.count(-1)
+        task._loop = None
     try:
         task._result = _run_to_end(coroutine, context)
     except BaseException as error:  # noqa: BLE001  # as for any other task
@@ -48,8 +51,10 @@ def _run_to_end(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
 
 def _in_helper_thread(call: Any) -> Any:
     outcome: list[Any] = []
+    still = here.still
 
     def main() -> None:
+        here.still = still
         try:
             outcome.extend((call(), None))
         except BaseException as error:  # noqa: BLE001  # carried over to the thread that asked
@@ -72,24 +77,26 @@ class Loop:
         self.monitor: Monitor = core.monitor
         self.active = 0
         self.failed = False
+        self.aside = False
         self._timer: Any = None
         self._up = threading.Event()
         self._starting = threading.Lock()
         self.thread = BackgroundThread(f"{core.label}-loop", self._main)
 
     @staticmethod
-    def of(core: Core) -> "Loop":
-        """The queue's loop, with one more coroutine counted."""
+    def of(core: Core, task: Task[Any]) -> "Loop":
+        """The loop for a task: the queue's, with one more coroutine counted."""
         fresh = Loop(core)
-        return fresh._adopt()
+        return fresh._adopt(task)
 
     @section
-    def _adopt(self) -> "Loop":
+    def _adopt(self, task: Task[Any]) -> "Loop":
         if self.core.loop is None:
             self.core.loop = self
             self.core.crew.watch(self.thread)
         loop: Loop = self.core.loop
         loop.active += 1
+        task._loop = loop
         return loop
 
     def start(self) -> bool:
@@ -128,7 +135,7 @@ class Loop:
         monitor = self.monitor
         if self._timer is not None:
             self._timer.cancel()
-        if self.core.closed or monitor.phase == IN_PLACE or monitor.unattended or (monitor.leaving and not self.thread.left_behind):
+        if self.aside or self.core.closed or monitor.phase == IN_PLACE or monitor.unattended or (monitor.leaving and not self.thread.left_behind):
             self.end_if_idle()
         elif timeout is not None:  # in a context of its own, or the timer would keep the last task alive
             self._timer = self.loop.call_later(timeout, self.end_if_idle, context=Context())
@@ -144,9 +151,24 @@ class Loop:
     @section
     def end_if_idle(self) -> None:
         """End the loop if it has no coroutine. On the loop's thread."""
-        if not self.active and self.core.loop is self:
-            self.core.loop = None
+        if not self.active and (self.aside or self.core.loop is self):
+            if not self.aside:
+                self.core.loop = None
             self._over.set()
+
+    @section
+    def step_aside(self) -> None:
+        """Its thread is about to block: coroutines that come meanwhile get another loop. On the loop's thread."""
+        if self.core.loop is self:
+            self.core.loop = None
+        self.aside = True
+
+    @section
+    def step_back(self) -> None:
+        """Its thread goes on."""
+        if self.core.loop is None:
+            self.core.loop = self
+            self.aside = False
 
     def end(self) -> None:
         """Ask an idle loop to end, from any thread."""
@@ -155,6 +177,7 @@ class Loop:
     def _main(self) -> None:
         import asyncio
 
+        here.own = self
         with asyncio.Runner() as runner:
             runner.run(self._serve())
 

@@ -10,6 +10,7 @@ from offload import _exit, _loop
 from offload._core import Core
 from offload._ending import complete, fail, without_first_frame
 from offload._monitor import section
+from offload._standstill import standing_still
 from offload._task import CANCELLED_AND_NOTIFIED, RUNNING, Task
 
 
@@ -46,8 +47,9 @@ def run_here(core: Core, task: Task[Any], *, in_slot: bool = False) -> None:
     try:
         try:
             entered(core, task, 0 if in_slot else 1)
-            if perform(core, task, None, in_place=True):
-                complete(core, task)
+            with standing_still():
+                if perform(core, task, None, in_place=True):
+                    complete(core, task)
         except BaseException as error:  # an interrupt, somewhere in there
             make_up(core, task, error)
             raise

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from offload import _monitor
 from offload._errors import OffloadError
 from offload._process import Mark
+from offload._standstill import Loop, refuse_if_stopped, standing_still
 
 __all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED", "PENDING", "RUNNING", "Owner", "Task"]
 
@@ -50,6 +51,7 @@ class Task(Future[R]):
     _exception: BaseException | None = None
     _result: Any = None
     _place: Any = None  # in the line, if a newer call may replace it
+    _loop: Loop | None = None  # on which its coroutine runs
 
     # What the call sets, attribute by attribute: see `offer`.
     _owner: Owner
@@ -147,6 +149,7 @@ class Task(Future[R]):
     def __await__(self) -> Generator[Any, Any, R]:
         if not self.done():
             self._refuse_foreign("awaited")
+            refuse_if_stopped(self._loop, self._name)
             lent = self._owner.before_await()
             try:
                 yield from _done_in_loop(self).__await__()
@@ -164,17 +167,22 @@ class Task(Future[R]):
         if not self.done():
             self._refuse_foreign("waited for")
             self._owner.before_wait(self)
-            deadline = None if timeout is None else time.monotonic() + timeout
-            with self._condition:
-                while self._state not in SETTLED:
-                    remaining = None if deadline is None else deadline - time.monotonic()
-                    if remaining is not None and remaining <= 0:
-                        raise TimeoutError(f"{self._name} on queue {self.queue!r} has not ended within {timeout} s")
-                    self._condition.wait(remaining)
+            with standing_still():
+                self._block(timeout)
         for observer in _monitor.current.observers:
             observer.looked_at(self)
         if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
             raise CancelledError(f"{self._name} on queue {self.queue!r} was cancelled or dropped")
+
+    def _block(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._condition:
+            while self._state not in SETTLED:
+                refuse_if_stopped(self._loop, self._name)
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    raise TimeoutError(f"{self._name} on queue {self.queue!r} has not ended within {timeout} s")
+                self._condition.wait(remaining)
 
     def _refuse_foreign(self, verb: str) -> None:
         if self._state not in SETTLED and not self._owner.mark[0]:

@@ -14,6 +14,7 @@ from offload import _monitor
 from offload._core import Core, Failure
 from offload._errors import FlushTimeout
 from offload._failures import as_group, take_failures
+from offload._standstill import standing_still
 
 if TYPE_CHECKING:
     import asyncio
@@ -61,7 +62,7 @@ def wait_until_idle(cores: Cores, remaining: Callable[[list[Core]], float | None
             return
         try:
             timeout = remaining(busy)
-            with round_.monitor.busy_here():
+            with round_.monitor.busy_here(), standing_still():
                 turn.acquire(True, -1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
         finally:
             round_.withdraw(busy[0])
