@@ -26,6 +26,7 @@ LAYERS: Sequence[frozenset[str]] = [
         # one call, and the state that a queue and its workers share
         "_task _reference",
         "_line _crew _payload",
+        "_state",
         "_core",
         "_failures _reading",
         # how a call runs and ends
@@ -36,7 +37,8 @@ LAYERS: Sequence[frozenset[str]] = [
         "_executors",
         "_worker",
         # a queue: the way in, the way to wait, and how it drains
-        "_admission _waiting",
+        "_ticket _waiting",
+        "_admission",
         "_drain",
         "_queue",
         "_view",

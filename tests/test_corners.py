@@ -151,7 +151,7 @@ def test_tombstones_are_cleared_away(registry: Registry, gate: Callable[..., Any
         assert tasks[-1] in line
         assert tasks[0] not in line
         assert len(line) == 1
-        assert len(line.entries) <= 2 * _line.MANY_TOMBSTONES
+        assert len(line.arrivals) + len(line.front) <= 2 * _line.MANY_TOMBSTONES
     queue.flush(timeout=WAIT)
     assert queue.stats().cancelled == 499
 

@@ -1,139 +1,23 @@
-"""A queue's state in one process: what waits, what runs, the counts, and each step from one to the next.
+"""What may be done to a queue's state (see _state), a section at a time; and what a Task asks of its queue."""
 
-Every function here that changes something is a section of the monitor (see _monitor), or is called inside one and says so.
-
-Invariants, at the end of each section
-I1  submitted == succeeded + failed + cancelled + dropped + coalesced + waiting + running, because `submitted` is kept nowhere: it *is* that sum.
-I2  A task is PENDING if and only if it waits in `line`; whoever takes it out, or buries it, has changed its state in the same section.
-I3  If something waits and fewer than `capacity` tasks run, then a worker is on its way: awake, woken or being started, and it looks at the line in a
-    section again before it parks or ends. (`rouse` sees to it wherever something new waits or a slot becomes free.)
-I4  Callers are blocked only while the queue is full: whatever makes room admits them in the same section, in the order of arrival.
-I5  `limit` is the number of waiting tasks below which a call needs no thought: the size of the queue, or -1 while anything is special about it.
-I6  A KeyboardInterrupt can strike the main thread at any call, also inside a section. So what belongs together is changed in one assignment, before
-    or after all calls, or in an order in which stopping half-way costs no more than a wake-up, which the next one to come by makes up for.
-"""
-
-import collections
-import dataclasses
-import logging
-import os
-import sys
 import threading
-import time
-from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
-from offload import _monitor
-from offload._crew import Crew
-from offload._line import Line
-from offload._monitor import Monitor, Reentered, section
+from offload._monitor import Reentered, section
 from offload._settings import Settings
-from offload._task import FINISHED, PENDING, RUNNING, Task
-
-KEPT_FAILURES = 100
-
-monotonic = time.monotonic
+from offload._standstill import here
+from offload._state import State
+from offload._task import PENDING, Task
 
 current_task: ContextVar[Task[Any] | None] = ContextVar("offload_task", default=None)
 """The task whose coroutine runs in this context."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failure:
-    """A failed task, without its arguments."""
+class Core(State):
+    """One queue in one process. After a fork the child's queue has a new one: `successor()`."""
 
-    name: str
-    caller: str
-    exception: BaseException
-
-
-class Core:
-    """One queue's state in one process. After a fork the child's queue has a new one: `successor()`."""
-
-    # fmt: off
-    __slots__ = (
-        "__weakref__",
-        "name", "label", "logger", "monitor", "mark", "pid", "successor", "_run_in_place",
-        "settings", "inline", "context", "capacity", "lent", "awaiting", "limit", "closed", "handler", "hands_over", "refusal", "exit_timeout",
-        "line", "blocked", "crew", "loop", "elsewhere", "idle_waiters",
-        "running", "finishing", "succeeded", "failed", "cancelled", "dropped", "coalesced", "rejected",
-        "blocked_seconds", "wait_seconds", "wait_seconds_max", "run_seconds", "run_seconds_max",
-        "failures", "failures_lost", "reporting", "said", "abandoned", "left_running",
-    )
-    # fmt: on
-
-    def __init__(
-        self,
-        name: str,
-        label: str,
-        logger: logging.Logger,
-        settings: Settings,
-        start_worker: Callable[["Core"], None],
-        run_in_place: Callable[["Core", Task[Any]], None],
-    ) -> None:
-        self.name = name
-        self.label = label
-        self.logger = logger
-        self.monitor: Monitor = _monitor.current
-        self.mark = self.monitor.mark
-        self.pid = os.getpid()
-        self.successor: Callable[[], Core] = lambda: self
-        self._run_in_place = run_in_place
-
-        self.line = Line()
-        self.blocked: collections.deque[Any] = collections.deque()  # callers that wait for room
-        self.crew = Crew(self.monitor.chores, partial(start_worker, self))
-        self.lent = 0  # tasks that run in place, and take no slot from the workers
-        self.awaiting = 0  # tasks that await others of this queue, and lend them slot and thread
-        self.handler: Any = None  # runs the tasks elsewhere, if set
-        self.refusal: str | None = None  # why no call is taken, though it is open
-        self.loop: Any = None  # runs the coroutines, if there are any
-        self.elsewhere: dict[Task[Any], int] = {}  # tasks that run, but not on a worker, and how many slots each lends
-        self.idle_waiters: list[Any] = []  # who waits for this queue to be idle
-
-        self.running = 0
-        self.finishing: dict[Task[Any], None] = {}  # tasks that have ended, whose callbacks still run
-        self.succeeded = self.failed = self.cancelled = self.dropped = self.coalesced = self.rejected = 0
-        self.blocked_seconds = self.wait_seconds = self.wait_seconds_max = self.run_seconds = self.run_seconds_max = 0.0
-
-        self.failures: collections.deque[Failure] = collections.deque(maxlen=KEPT_FAILURES)
-        self.failures_lost = 0
-        self.reporting: dict[Task[Any], int] = {}  # tasks whose failure is being told, by which thread
-        self.said: set[str] = set()  # warnings that are given once
-
-        self.closed = False
-        self.inline = False  # its calls run in place, by OFFLOAD_INLINE
-        self.exit_timeout: float | None = None
-        self.abandoned: list[str] = []  # names of what was left behind at exit and not said yet
-        self.left_running: set[Task[Any]] = set()
-        self.set_up(settings)
-
-    # -- settings -----------------------------------------------------------------------------------------------------------
-
-    def set_up(self, settings: Settings) -> None:
-        """Take over settings. Inside a section, or before anybody else sees this core."""
-        self.settings = settings
-        self.context = settings.context
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Derive what the hot path compares with. Inside a section. Keeps I5."""
-        self.capacity = self.settings.workers + self.lent + self.awaiting
-        self.hands_over = self.handler is not None and self.settings.executor != "processes"
-        self.crew.largest = 1 if self.hands_over else self.settings.workers + self.awaiting  # one thread can keep an executor busy
-        monitor = self.monitor
-        special = (
-            self.closed
-            or self.refusal is not None
-            or self not in monitor.live
-            or monitor.phase != _monitor.OPEN
-            or self.inline
-            or monitor.inline
-            or monitor.observers
-        )
-        self.limit = -1 if special else sys.maxsize if self.settings.maxsize is None else self.settings.maxsize
+    __slots__ = ()
 
     @section
     def configure(self, settings: Settings, handler: Any) -> bool:
@@ -166,78 +50,6 @@ class Core:
         self.notice_idle()
         return blocked
 
-    def turn_away(self) -> list[Any]:
-        """Look at what is special anew, and take the blocked callers out of the line. Inside a section."""
-        self.refresh()
-        blocked = list(self.blocked)
-        self.blocked.clear()
-        return blocked
-
-    # -- waiting ------------------------------------------------------------------------------------------------------------
-
-    @property
-    def unfinished(self) -> int:
-        """How many tasks wait, run, or have callbacks of theirs running."""
-        return len(self.line) + self.running + len(self.finishing)
-
-    def enqueue(self, task: Task[Any], key: object) -> Task[Any] | None:
-        """Let a task wait. Returns the older task of the same key that it replaced. Inside a section."""
-        older = self.line.add(task, key)
-        if older is not None:
-            older._state, self.coalesced = older._struck, self.coalesced + 1
-        self.rouse()
-        return older
-
-    def rouse(self) -> None:
-        """Put workers on their way, as many as there are tasks and slots for. Inside a section. Keeps I3."""
-        wanted = min(len(self.line), self.capacity - self.running)
-        if wanted > 0:
-            self.monitor.live[self] = None
-            self.crew.rouse(wanted)
-
-    def admit_blocked(self) -> None:
-        """Let blocked callers in as far as there is room. Inside a section. Keeps I4."""
-        maxsize = self.settings.maxsize
-        while self.blocked and (maxsize is None or len(self.line) < maxsize):
-            self.blocked.popleft().enter()
-
-    # -- running ------------------------------------------------------------------------------------------------------------
-
-    def dismiss(self, worker: Any) -> None:
-        """Let a worker end. Inside a section."""
-        self.crew.dismiss(worker)
-        self.rouse()  # the rest, if this was only one too many
-        if not self.crew.size and not self.unfinished:
-            self.monitor.live.pop(self, None)
-            self.refresh()
-
-    def start(self, task: Task[Any], *, waiting: bool = False) -> None:
-        """Count a task as running; `waiting` if it stands in the line. Inside a section."""
-        now = monotonic()
-        waited = now - task._since
-        longest = max(waited, self.wait_seconds_max)
-        if waiting:
-            task._state, self.running, self.line.dead = RUNNING, self.running + 1, self.line.dead + 1
-            self.line.tidy(task)
-        else:
-            task._state, self.running = RUNNING, self.running + 1
-        task._since, self.wait_seconds, self.wait_seconds_max = now, self.wait_seconds + waited, longest
-
-    def start_here(self, task: Task[Any]) -> None:
-        """Count a task as running on the calling thread, and note that no worker has it. Inside a section."""
-        self.elsewhere[task] = 0
-        self.start(task)
-
-    def end(self, task: Task[Any]) -> None:
-        """Count a running task as ended, by its outcome. Inside a section, with its condition held if it is watched."""
-        ran = monotonic() - task._since
-        longest = max(ran, self.run_seconds_max)
-        if task._exception is None:
-            task._state, self.running, self.succeeded = FINISHED, self.running - 1, self.succeeded + 1
-        else:
-            task._state, self.running, self.failed = FINISHED, self.running - 1, self.failed + 1
-        self.run_seconds, self.run_seconds_max = self.run_seconds + ran, longest
-
     @section
     def steal(self, task: Task[Any]) -> bool:
         """Start one task out of turn. Returns whether it still waited."""
@@ -257,18 +69,13 @@ class Core:
         """A slot is free, or a wake-up may have been lost with an interrupted caller."""
         self.rouse()
 
-    def notice_idle(self) -> None:
-        """Wake who waits for this queue to be idle, if it is. Inside a section."""
-        if self.unfinished:
-            return
-        while self.idle_waiters:
-            self.idle_waiters.pop().release()
-        if self.hands_over:  # its worker did not count its idle time while tasks ran elsewhere
-            self.crew.wake_all()
-        if self.closed or self.monitor.phase == _monitor.IN_PLACE:  # no more work will come
-            self.crew.wake_all()
-            if self.loop is not None and not self.loop.active:
-                self.loop.end()
+    @section
+    def arrived(self, task: Task[Any]) -> bool:
+        """A task was appended, and something may have to be done about it. Returns True if not: it is out again, and the call to be considered."""
+        if self.limit < 0 and self.line.withdraw(task):
+            return False
+        self.rouse()
+        return True
 
     def runs_here(self) -> bool:
         """Whether the calling thread, or the coroutine that it runs, is a task of this queue."""
@@ -314,11 +121,6 @@ class Core:
         self.notice_idle()
         return gone
 
-    def cancel_in_line(self, task: Task[Any]) -> None:
-        """The first half of a cancellation: it will not run. The second, `Task._announce`, tells who waits. Inside a section."""
-        task._state, self.line.dead, self.cancelled = task._struck, self.line.dead + 1, self.cancelled + 1
-        self.line.tidy(task)
-
     def before_wait(self, task: Task[Any]) -> None:
         """Called before a thread blocks on a task: makes sure that the wait can end."""
         if self.monitor.lock._is_owned():  # type: ignore[attr-defined]
@@ -337,14 +139,16 @@ class Core:
         if not self.runs_here():
             return False
         self._lend(1)
+        if here.own is not None:
+            here.own.awaiting += 1
         return True
 
     def after_await(self) -> None:
         """It takes its slot back."""
         self._lend(-1)
+        if here.own is not None:
+            here.own.awaiting -= 1
 
     @section
     def _lend(self, slots: int) -> None:
-        self.awaiting += slots
-        self.refresh()
-        self.rouse()
+        self.lend(slots)

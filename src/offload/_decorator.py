@@ -11,6 +11,7 @@ from typing import Any
 import wrapt
 
 from offload._admission import offer
+from offload._core import Core
 from offload._errors import ConfigurationError
 from offload._queue import Queue, name_of
 from offload._registry import Names
@@ -24,7 +25,7 @@ getframe = sys._getframe
 class _Route:
     """Where the calls of one decorated function go, and how."""
 
-    __slots__ = ("coalesce", "fn", "name", "queue", "registry", "send", "send_own", "snapshot")
+    __slots__ = ("coalesce", "fn", "name", "plain", "queue", "registry", "snapshot")
 
     def __init__(self, registry: Names, fn: Any, queue: str, snapshot: Snapshot, coalesce: Coalesce) -> None:
         if not isinstance(queue, str) or not queue:
@@ -37,66 +38,34 @@ class _Route:
         self.queue = queue
         self.snapshot = snapshot
         self.coalesce = coalesce
+        self.plain = not (snapshot or coalesce)
         self.name = name_of(getattr(fn, "__func__", fn))
-        # chosen here, once, so that a plain call tests nothing
-        self.send, self.send_own = _careful_senders(self) if snapshot or coalesce else _plain_senders(self)
 
     def changed(self, **changes: Any) -> "_Route":
         now = {"queue": self.queue, "snapshot": self.snapshot, "coalesce": self.coalesce}
         return _Route(self.registry, self.fn, **(now | changes))
 
+    def core(self) -> Core:
+        return self.registry.queue(self.queue)._core
 
-Send = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Task[Any]]
-SendOwn = Callable[[tuple[Any, ...], dict[str, Any]], Task[Any]]
-
-
-def _plain_senders(route: _Route) -> tuple[Send, SendOwn]:
-    """What carries a call out: of a bound function, and of the decorated one itself. Two levels below the code that calls."""
-    registry, queue, name, own = route.registry, route.queue, route.name, route.fn
-
-    def send(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[Any]:
-        try:
-            core = registry._queues[queue]._core
-        except KeyError:
-            core = registry.queue(queue)._core
-        return offer(core, name, fn, args, kwargs, _frame())
-
-    def send_own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[Any]:
-        try:
-            core = registry._queues[queue]._core
-        except KeyError:
-            core = registry.queue(queue)._core
-        try:
-            frame = getframe(2)
-        except ValueError:
-            frame = None
-        return offer(core, name, own, args, kwargs, frame)
-
-    return send, send_own
+    def send(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType | None) -> Task[Any]:
+        """Carry a call out; `fn` is the decorated function, or that bound to an object."""
+        if self.plain:
+            return offer(self.core(), self.name, fn, args, kwargs, frame)
+        instance, own = _split(self.fn, fn, args)
+        head = args[: len(args) - len(own)]
+        key = _key(self, instance, own, kwargs) if self.coalesce else None
+        if self.snapshot:
+            own, kwargs = freeze(self.snapshot, self.name, functools.partial(fn, *head), instance, own, kwargs)
+        return offer(self.core(), self.name, fn, (*head, *own), kwargs, frame, key)
 
 
-def _frame() -> FrameType | None:
-    """The frame of the code that calls, three levels up; None if C code with no Python below it does: atexit, or a bare thread."""
+def _frame(depth: int) -> FrameType | None:
+    """The frame `depth` levels up; None if C code called with no Python below it: atexit, or a bare thread."""
     try:
-        return getframe(3)
+        return getframe(depth + 1)
     except ValueError:
         return None
-
-
-def _careful_senders(route: _Route) -> tuple[Send, SendOwn]:
-    def send(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType | None = None) -> Task[Any]:
-        frame = frame or _frame()
-        instance, own = _split(route.fn, fn, args)
-        head = args[: len(args) - len(own)]
-        key = _key(route, instance, own, kwargs) if route.coalesce else None
-        if route.snapshot:
-            own, kwargs = freeze(route.snapshot, route.name, functools.partial(fn, *head), instance, own, kwargs)
-        return offer(route.registry.queue(route.queue)._core, route.name, fn, (*head, *own), kwargs, frame, key)
-
-    def send_own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[Any]:
-        return send(route.fn, args, kwargs, _frame())
-
-    return send, send_own
 
 
 def _split(target: Any, fn: Any, args: tuple[Any, ...]) -> tuple[object, tuple[Any, ...]]:
@@ -136,7 +105,7 @@ class BoundOffloaded(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # t
     """An Offloaded that was looked up on an object or a class."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Task[Any]:
-        return self._self_parent._self_route.send(self.__wrapped__, args, kwargs)  # type: ignore[no-any-return]
+        return _route_of(self._self_parent).send(self.__wrapped__, args, kwargs, _frame(1))  # type: ignore[no-any-return]
 
     @property
     def call(self) -> Any:
@@ -177,20 +146,27 @@ class Offloaded(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # typed in _t
 
     __bound_function_wrapper__ = BoundOffloaded
     __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]  # ``Offloaded[[int], str, str]``, for annotations
-    __slots__ = ("_self_send",)
+    __slots__ = ("_self_route",)
 
     def __init__(self, route: _Route) -> None:
         super().__init__(route.fn, _never_called)
         self._self_route = route
-        self._self_send = route.send_own
         self._self_changes: dict[str, Any] = {}
 
     # wrapt would work the binding out anew at each call, for several times the price of a call here, and an attribute of a proxy costs as much as a
-    # function call; the slot's own descriptor goes past the proxy.
+    # function call; the slot's own descriptor goes past the proxy. What `_Route.send` does for a plain call is written out for the same reason.
     def __call__(self, /, *args: Any, **kwargs: Any) -> Task[Any]:
-        if _send_of is None:  # the interpreter has cleared this module: a __del__ in its very last moments, for which nothing is left but to run
+        if _route_of is None:  # the interpreter has cleared this module: a __del__ in its very last moments, for which nothing is left but to run
             return self.__wrapped__(*args, **kwargs)
-        return _send_of(self)(args, kwargs)  # type: ignore[no-any-return]
+        route: _Route = _route_of(self)
+        if not route.plain:
+            return route.send(route.fn, args, kwargs, _frame(1))
+        try:
+            core = route.registry._queues[route.queue]._core
+            frame: FrameType | None = getframe(1)
+        except (KeyError, ValueError):  # the queue's first call; or C code called, with no Python below it
+            core, frame = route.core(), _frame(1)
+        return offer(core, route.name, route.fn, args, kwargs, frame)
 
     @property
     def call(self) -> Any:
@@ -234,7 +210,7 @@ class Offloaded(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # typed in _t
         return f"<Offloaded {self._self_route.name} on queue {self._self_route.queue!r}>"
 
 
-_send_of: Callable[..., Any] = Offloaded._self_send.__get__  # type: ignore[misc]  # the slot itself
+_route_of: Callable[..., Any] = Offloaded._self_route.__get__  # type: ignore[attr-defined, misc]  # the slot itself
 
 
 def _never_called(*_: Any) -> Any:

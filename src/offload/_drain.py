@@ -147,6 +147,7 @@ def finish(leaving: Leaving) -> None:
 def _in_place(monitor: _monitor.Monitor) -> None:
     with monitor.lock:
         monitor.phase = _monitor.IN_PLACE
+    monitor.tidy()
     for core in list(monitor.live):
         for ticket in _turn_away(core):
             ticket.turn_away()

@@ -6,8 +6,9 @@ import threading
 import traceback
 from typing import Any
 
-from offload._core import KEPT_FAILURES, Core, Failure
+from offload._core import Core
 from offload._errors import OffloadError
+from offload._state import KEPT_FAILURES, Failure
 from offload._task import Task
 
 
@@ -41,6 +42,7 @@ def keep(core: Core, failure: Failure) -> None:
         if len(core.failures) == core.failures.maxlen:
             core.failures_lost += 1
         core.failures.append(failure)
+    core.monitor.tidy()
 
 
 def clear_frames(error: BaseException) -> None:
@@ -67,6 +69,7 @@ def hand_on_failures(old: Core, new: Core) -> None:
         new.failures.extend(merged)
         new.failures_lost += old.failures_lost + lost
         old.failures.clear()
+    new.monitor.tidy()
 
 
 def take_failures(cores: list[Core]) -> tuple[list[Failure], int]:

@@ -78,6 +78,8 @@ class Loop:
         self.active = 0
         self.failed = False
         self.aside = False
+        self.awaiting = 0  # how often its coroutines await others of their queue, and lend them their slots for that
+        self.lending = 0  # while it stands aside: the slots of the rest
         self._timer: Any = None
         self._up = threading.Event()
         self._starting = threading.Lock()
@@ -158,14 +160,17 @@ class Loop:
 
     @section
     def step_aside(self) -> None:
-        """Its thread is about to block: coroutines that come meanwhile get another loop. On the loop's thread."""
+        """Its thread is about to block: coroutines that come meanwhile get another loop, and the slots of those that can't go on. On its thread."""
         if self.core.loop is self:
             self.core.loop = None
         self.aside = True
+        self.lending = max(0, self.active - self.awaiting - 1)  # all but the one that blocks
+        self.core.lend(self.lending)
 
     @section
     def step_back(self) -> None:
         """Its thread goes on."""
+        self.core.lend(-self.lending)
         if self.core.loop is None:
             self.core.loop = self
             self.aside = False

@@ -15,8 +15,10 @@ Guarantees
 4. `with lock:` is the only way in. CPython checks for signals between the instructions of a function, but not between a built-in lock's
    ``__enter__`` and the body of the ``with``, so a KeyboardInterrupt cannot leave the lock held. A ``__enter__`` written in Python could.
 5. What must be done outside of the lock (start a thread, run a call in place) is left in `chores`, and done by whoever leaves the section,
-   or, if an exception stops that thread first, by the next one that comes by. Starting a thread inside a section could deadlock: ``Thread.start``
-   waits for the new thread, which needs threading's own lock, whose holder might be waiting for this one.
+   or, if an exception stops that thread first, by the next one that comes by, every call among them. Starting a thread inside a section could
+   deadlock: ``Thread.start`` waits for the new thread, which needs threading's own lock, whose holder might be waiting for this one.
+6. Who only looks at several things at one moment, or makes one assignment, may hold the lock without a section. What interrupts that works as ever,
+   but leaves its chores, so it ends with `tidy` as well.
 
 After a fork the child makes a new Monitor: the old lock may be held for ever by a thread that does not exist there.
 """
@@ -89,9 +91,9 @@ class Monitor:
                 self.entered = False
 
     def tidy(self) -> None:
-        """Do the chores. Called outside of the lock."""
+        """Do the chores, if there are any. Called outside of the lock."""
         # A handler that struck between "entered cleared" and "lock released" is still inside: the code that it interrupted tidies.
-        if not self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition leans on it too
+        if self.chores and not self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition leans on it too
             with self.busy_here():  # who interrupts this must not wait for the worker that it starts
                 _each(self.chores)
 

@@ -101,7 +101,9 @@ class Names:
     def stats(self) -> StatsTable:
         """The counts of all queues at one moment, by name; ``str()`` of it is a table. Does not block."""
         with _monitor.current.lock:
-            return StatsTable({name: queue.stats() for name, queue in list(self._queues.items())})
+            table = StatsTable({name: queue.stats() for name, queue in list(self._queues.items())})
+        _monitor.current.tidy()
+        return table
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
         """Shut every queue down: calls raise QueueClosed, what was accepted runs, or is cancelled with ``cancel_futures``.
@@ -135,12 +137,14 @@ class Names:
         queue = self._make(name, settings)
         with _monitor.current.lock:  # two first calls at once make one queue
             old = self._queues.get(name)
-            if old is not None and not old._core.closed:
-                return old
             if old is None:
-                return self._queues.setdefault(name, queue)  # or that of a signal handler which struck just before
-            self._closing.append(old)
-            self._queues[name] = queue
+                queue = self._queues.setdefault(name, queue)  # or that of a signal handler which struck just before
+            elif old._core.closed:
+                self._closing.append(old)
+                self._queues[name] = queue
+            else:
+                queue = old
+        _monitor.current.tidy()
         return queue
 
     def _fresh(self) -> Contents:

@@ -24,7 +24,16 @@ def perform(core: Core, task: Task[Any], handler: Callable[..., bool] | None, *,
     try:
         if handler is not None:
             return handler(core, task, fn, args, kwargs or {}, context)
-        result = context.run(fn, *args) if kwargs is None else context.run(fn, *args, **kwargs)
+        if kwargs is not None:
+            result = context.run(fn, *args, **kwargs)
+        elif not args:  # written out for the most common numbers of arguments: `*args` costs more than the call
+            result = context.run(fn)
+        elif len(args) == 1:
+            result = context.run(fn, args[0])
+        elif len(args) == 2:
+            result = context.run(fn, args[0], args[1])
+        else:
+            result = context.run(fn, *args)
     except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task are failures like any other
         if not core.mark[0]:
             _exit.end_forked_task(error)

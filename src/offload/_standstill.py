@@ -3,7 +3,7 @@
 Whatever blocks the thread of a queue's event loop (a call that runs in place there, a ``result()``, a full queue) stops all the coroutines on that
 loop. If it waits, by whatever detour, for one that is still to be given to the loop, both wait for ever. So
 
-1. as long as it blocks, the loop has stepped aside: the queue's next coroutines go to a loop of their own;
+1. as long as it blocks, the loop has stepped aside: the queue's next coroutines get a loop of their own, and the slots of those that can't go on;
 2. to wait for a task that is on the blocked loop already is a RuntimeError, at once. A task learns its loop in the section that gives it one, and the
    loop has stepped aside before that is looked at: either it is seen there, or it has gone to another loop.
 
@@ -18,6 +18,8 @@ from typing import Protocol
 
 class Loop(Protocol):
     """What is asked of a queue's event loop."""
+
+    awaiting: int
 
     def step_aside(self) -> None: ...
     def step_back(self) -> None: ...

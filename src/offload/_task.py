@@ -19,7 +19,6 @@ __all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED", "PENDING", "RUNNIN
 
 R = TypeVar("R")
 SETTLED = frozenset((CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED))
-_WATCH = frozenset(("_condition", "_waiters", "_done_callbacks"))
 
 
 class Owner(Protocol):
@@ -42,41 +41,66 @@ class Task(Future[R]):
     Ignore it, or ask it for ``result()``. It is made by the call; nobody else makes one or sets its outcome.
     """
 
-    # The call makes a Task without Future.__init__: the Condition that this sets is most of a Future's cost. What every Task has to begin with
-    # stands here, in the class. `_condition`, `_waiters` and `_done_callbacks` are made by `__getattr__` for the first who looks, which also sets
-    # `_watched`: from then on the task's last step is made with `_condition` held, as `concurrent.futures.wait` and `as_completed` assume. `_watched`
-    # is set, and read before the last step, in a section: a worker either sees it or has settled the task before.
-    _state: str = PENDING
-    _watched = False
-    _exception: BaseException | None = None
-    _result: Any = None
-    _place: Any = None  # in the line, if a newer call may replace it
-    _loop: Loop | None = None  # on which its coroutine runs
-
-    # What the call sets, attribute by attribute: see `offer`.
+    # The call makes a Task without Future.__init__, whose Condition is most of a Future's cost, and sets all of these itself (see `offer`), for a
+    # third of the price of an __init__ of its own. They are slots, so that no Task needs a __dict__: making that costs twice what all of them do.
+    __init__ = object.__init__
+    __slots__ = (
+        "_args",
+        "_code",
+        "_context",
+        "_exception",
+        "_fn",
+        "_kwargs",
+        "_lasti",
+        "_loop",
+        "_name",
+        "_owner",
+        "_place",
+        "_result",
+        "_since",
+        "_state",
+        "_watched",
+    )
     _owner: Owner
     _name: str
     _fn: Callable[..., R]
     _args: tuple[Any, ...]
-    _kwargs: dict[str, Any] | None
+    _kwargs: dict[str, Any] | None  # None: there are none
     _context: Context | None  # None: an empty one
     _code: CodeType | None  # with `_lasti` the place of the call
     _lasti: int
     _since: float  # when it began to wait, then when it began to run, in seconds of the monotonic clock
+    _state: str
+    _exception: BaseException | None
+    _result: Any
+    _place: Any  # in the line, if a newer call may replace it
+    _loop: Loop | None  # on which its coroutine runs
+    _watched: "_Watch | None"
 
-    if not TYPE_CHECKING:  # or misspelt names would pass for attributes
+    # What a Future has from the start is made for the first who looks. From then on the task's last step is made with `_condition` held, as
+    # `concurrent.futures.wait` and `as_completed` assume. `_watched` is set, and read before the last step, in a section: a worker either sees it or
+    # has settled the task before.
+    if not TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Any:
-            if name not in _WATCH:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        @property
+        def _condition(self) -> threading.Condition:
+            return self._watch().condition
+
+        @property
+        def _waiters(self) -> list[Any]:
+            return self._watch().waiters
+
+        @property
+        def _done_callbacks(self) -> list[Any]:
+            return self._watch().done_callbacks
+
+    def _watch(self) -> "_Watch":
+        if self._watched is None:
             self._refuse_foreign("watched")
             with _monitor.current.lock:
-                if not self._watched:
-                    self._condition = threading.Condition()
-                    self._waiters: list[Any] = []
-                    self._done_callbacks: list[Any] = []
-                    self._watched = True
-            return object.__getattribute__(self, name)
+                self._watched = self._watched or _Watch()
+            _monitor.current.tidy()
+        return self._watched
 
     @property
     def name(self) -> str:
@@ -217,6 +241,17 @@ class Task(Future[R]):
                         waiter.add_cancelled(self)
                 self._condition.notify_all()
             self._invoke_callbacks()  # type: ignore[attr-defined]
+
+
+class _Watch:
+    """What a task needs as soon as somebody waits for it, or wants to be called back."""
+
+    __slots__ = ("condition", "done_callbacks", "waiters")
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.waiters: list[Any] = []
+        self.done_callbacks: list[Any] = []
 
 
 def _line(code: CodeType, lasti: int) -> int:

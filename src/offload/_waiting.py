@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from offload import _monitor
-from offload._core import Core, Failure
+from offload._core import Core
 from offload._errors import FlushTimeout
 from offload._failures import as_group, take_failures
 from offload._standstill import standing_still
+from offload._state import Failure
 
 if TYPE_CHECKING:
     import asyncio
