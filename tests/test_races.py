@@ -499,6 +499,125 @@ def test_two_calls_against_each_other_start_one_worker() -> None:
     each_pause(script)
 
 
+# A call that takes no lock, on a queue that has run before, against the rest.
+
+
+def warm(stage: Stage) -> threading.Thread:
+    """The queue's worker is there and waits. Returns its thread."""
+    ran: list[threading.Thread] = []
+    stage.queue.submit(lambda: ran.append(threading.current_thread())).result(WAIT)
+    stage.queue.flush(timeout=WAIT)
+    return ran[0]
+
+
+@pytest.mark.parametrize("worker", ["idle", "busy"])
+def test_shutdown_against_a_plain_call(worker: str) -> None:
+    """Appended just before the shutdown it runs, and the shutdown waits for it; appended just after it is taken out again."""
+
+    def script(stage: Stage) -> bool:
+        thread = warm(stage)
+        if worker == "busy":
+            stage.hold(then_pause=False)
+        caller, answers = caller_paused(stage, lambda: stage.call("late"))
+        if not stage.paused_or(lambda: not caller.is_alive()):
+            return False
+        stage.gate.set()
+        shutdown = Meanwhile(lambda: stage.queue.shutdown(wait=True))
+        stage.pause.go()
+        assert shutdown.join(stage.pause.where) is None
+        joined(caller, stage.pause.where)
+        (answer,) = answers
+        accepted = not isinstance(answer, QueueClosed)
+        if accepted:
+            assert answer.result(WAIT) is None, stage.pause.where
+        assert not thread.is_alive()
+        stats = stage.close()
+        assert stage.ran == (["late"] if accepted else []), stage.pause.where
+        assert stats.submitted == 1 + (worker == "busy") + accepted
+        assert stats.rejected == (not accepted)
+        return True
+
+    each_pause(script)
+
+
+def test_a_plain_call_against_a_worker_that_ends() -> None:
+    """Whether it saw the worker or not: it finds the call in a last look, or the call finds that it has gone."""
+
+    def script(stage: Stage) -> bool:
+        worker = warm(stage)
+        caller, answers = caller_paused(stage, lambda: stage.call("late"))
+        if not stage.paused_or(lambda: not caller.is_alive()):
+            return False
+        stage.registry.configure("race", idle_timeout=0.0)
+        until(lambda: not worker.is_alive() or blocked(worker))  # blocked: woken already by the paused call, or about to be
+        stage.pause.go()
+        joined(caller, stage.pause.where)
+        assert answers[0].result(WAIT) is None, stage.pause.where
+        assert stage.close().succeeded == 2
+        return True
+
+    each_pause(script)
+
+
+def test_a_worker_that_finds_nothing_against_a_plain_call() -> None:
+    """(1) It looks, and finds nothing; (2) a call comes in, and finds no idle worker; (3) it parks. Then it must look again."""
+
+    def script(stage: Stage) -> bool:
+        stage.hold()
+        stage.gate.set()
+        worker = stage.worker
+        assert worker is not None
+        if not stage.paused_or(lambda: blocked(worker)):
+            return False
+        late = Meanwhile(lambda: stage.call("late"))
+        stage.pause.go()
+        late.join(stage.pause.where)
+        until(lambda: stage.ran == ["late"])  # nobody waits for it, which would wake the worker
+        assert stage.close().succeeded == 2
+        return True
+
+    each_pause(script)
+
+
+def test_two_plain_calls_against_each_other_wake_two_workers() -> None:
+    def script(stage: Stage) -> bool:
+        both = threading.Barrier(2)
+        for _ in range(2):
+            stage.queue.submit(both.wait, WAIT)
+        stage.queue.flush(timeout=WAIT)
+        call = stage.registry.offload(queue="race")(lambda: both.wait(WAIT))
+        caller, answers = caller_paused(stage, call)
+        if not stage.paused_or(lambda: not caller.is_alive()):
+            call()
+            return False
+        other = Meanwhile(call)
+        stage.pause.go()
+        joined(caller, stage.pause.where)
+        assert {answers[0].result(WAIT), other.join(stage.pause.where).result(WAIT)} == {0, 1}, stage.pause.where
+        stage.close()
+        return True
+
+    each_pause(script, workers=2)
+
+
+def test_tombstones_are_cleared_away_while_calls_come_in(registry: Registry, gate: Callable[[Queue], Any]) -> None:
+    """What waits is moved, a thread goes on to append: each call runs once, and each thread's calls in their order."""
+    queue = registry.configure("plots", maxsize=None)
+    ran: list[int] = []
+    call = registry.offload(queue="plots")(ran.append)
+    with gate(queue):
+        kept = itertools.count()
+        adding = threading.Thread(target=lambda: [call(next(kept)) for _ in range(5_000)])
+        adding.start()
+        cancelled = 0
+        while adding.is_alive() or cancelled < 500:
+            cancelled += call(-1).cancel()
+        adding.join()
+    queue.flush(timeout=WAIT)
+    assert ran == list(range(5_000))
+    assert queue.stats().cancelled == cancelled
+
+
 # A thread against itself.
 
 

@@ -64,13 +64,16 @@ def offer(
             if not (crew.idle or crew.size < crew.largest or core.limit < 0 or core.monitor.chores) or _arrived(core, task):
                 return task
         except BaseException:  # an interrupt
-            _wake(core)
+            _recover(core)
             raise
     _consider(core, task, key)
     return task
 
 
 def _arrived(core: Core, task: Task[Any]) -> bool:
+    """See to it that a task which was just appended will run. Returns False if it is out of the line again."""
+    if core.limit >= 0 and core.running < core.capacity and not core.monitor.chores and core.crew.wake_one():
+        return True
     try:
         return core.arrived(task)
     except Reentered:  # this call has interrupted a section on its own thread
@@ -78,11 +81,11 @@ def _arrived(core: Core, task: Task[Any]) -> bool:
         return True
 
 
-def _wake(core: Core) -> None:
+def _recover(core: Core) -> None:
     try:
-        core.nudge()
+        core.recover()
     except Reentered:
-        core.monitor.late.append(core.rouse)
+        core.monitor.late.append(core.make_good)
 
 
 class _Late:

@@ -66,12 +66,17 @@ class Core(State):
 
     @section
     def nudge(self) -> None:
-        """A slot is free, or a wake-up may have been lost with an interrupted caller."""
+        """A slot is free."""
         self.rouse()
 
     @section
+    def recover(self) -> None:
+        """An interrupt has struck a caller, and a wake-up may be lost with it."""
+        self.make_good()
+
+    @section
     def arrived(self, task: Task[Any]) -> bool:
-        """A task was appended, and something may have to be done about it. Returns True if not: it is out again, and the call to be considered."""
+        """A task was appended, and something may have to be done about it. Returns False if it was taken out again."""
         if self.limit < 0 and self.line.withdraw(task):
             return False
         self.rouse()

@@ -1,6 +1,11 @@
 """A queue's workers, as its state knows them: who is parked, who is coming, who may still be started.
 
-A plain data structure: whoever uses it is inside a section. Nothing here starts or stops a thread.
+Whoever uses it is inside a section, but for `wake_one`. Nothing here starts or stops a thread.
+
+A worker in `idle` has not looked at the line since it was put there. Whoever takes it out wakes it, so it will look. Sections wake it first and then
+take it out, so that an interrupt between the two costs nothing; `wake_one` must take it out first, and `recover` makes up for an interrupt there.
+To be woken twice, or in vain, does a worker no harm. A worker stays `parked` until it has looked at the line, in a section; so those who are on
+their way are those who are parked and in `idle` no more, and nobody has to count them.
 """
 
 import itertools
@@ -17,7 +22,6 @@ class Hand(Protocol):
     """A worker, as its crew sees it."""
 
     index: int
-    coming: bool
     parked: bool
     ended: bool
     task: Task[Any] | None
@@ -29,7 +33,7 @@ class Hand(Protocol):
 class Crew:
     """The workers of one queue."""
 
-    __slots__ = ("_chores", "_start_one", "coming", "idle", "largest", "size", "threads", "workers")
+    __slots__ = ("_chores", "_start_one", "idle", "largest", "parked", "size", "starting", "threads", "workers")
 
     def __init__(self, chores: deque[Callable[[], None]], start_one: Callable[[], None]) -> None:
         self._chores = chores  # where the start of a thread is left to be done outside of the lock
@@ -37,46 +41,71 @@ class Crew:
         self.idle: list[Hand] = []  # the parked, the last to park first to wake
         self.workers: dict[int, Hand | None] = {}  # by number; None while one is being started
         self.size = 0  # workers alive or promised
-        self.coming = 0  # those of them that were woken or promised, and have not looked at the line since
+        self.starting = 0  # those of them that are promised
+        self.parked = 0  # those of them that have not looked at the line since they parked or started
         self.largest = 1  # how many there may be
         self.threads: set[threading.Thread] = set()  # as long as somebody may have to join them
 
     def rouse(self, number: int) -> None:
         """See to it that `number` workers are coming, as far as there are any or may be.
 
-        An interrupt can strike between any two calls. Released and still in `idle`: `unpark` takes it out. Coming and not counted: one more than
-        needed will come. Between the count of a new one and the `append` there is no call.
+        An interrupt can strike between any two calls. Released and still in `idle`: `unpark` takes it out. Between the count of a new one and the
+        `append` there is no call.
         """
-        for _ in range(number - self.coming):
-            if self.idle:
-                worker = self.idle[-1]
-                worker.release()
-                self.idle.pop()
-                self.coming, worker.coming = self.coming + 1, True
-            elif self.size < self.largest:
-                self.size, self.coming = self.size + 1, self.coming + 1
+        for _ in range(number - self.starting - (self.parked - len(self.idle))):
+            if not self._wake_last():
+                if self.size >= self.largest:
+                    return
+                self.size, self.starting = self.size + 1, self.starting + 1
                 self._chores.append(self._start_one)
-            else:
-                return
 
     def wake_all(self) -> None:
         """Let the parked look around."""
-        while self.idle:
-            self.idle[-1].release()
-            self.idle.pop()
+        while self._wake_last():
+            pass
+
+    def _wake_last(self) -> bool:
+        try:
+            worker = self.idle[-1]
+        except IndexError:
+            return False
+        worker.release()
+        self.leave_idle(worker)
+        return True
+
+    def wake_one(self) -> bool:
+        """Wake a parked worker, outside of any section. Returns whether there was one."""
+        try:
+            worker = self.idle.pop()
+        except IndexError:  # others were faster
+            return False
+        worker.release()
+        return True
+
+    def recover(self) -> None:
+        """An interrupt has struck somebody who was waking workers: wake those who stand parked and in `idle` no more."""
+        for worker in self.workers.values():
+            if worker is not None and worker.parked and worker not in self.idle:
+                worker.release()
+
+    def leave_idle(self, worker: Hand) -> bool:
+        """Take a worker out of `idle`. Returns False if it was not there (any more): whoever has taken it out wakes it."""
+        try:
+            self.idle.remove(worker)
+        except ValueError:
+            return False
+        return True
 
     def park(self, worker: Hand) -> None:
         """It found nothing to do."""
-        worker.parked = True
+        worker.parked, self.parked = True, self.parked + 1
         self.idle.append(worker)
 
     def unpark(self, worker: Hand) -> None:
-        """It is awake, or has just started."""
-        worker.parked = False
-        if worker.coming:
-            worker.coming, self.coming = False, self.coming - 1
+        """It looks at the line, or will never again."""
+        worker.parked, self.parked = False, self.parked - 1
         if worker in self.idle:
-            self.idle.remove(worker)
+            self.leave_idle(worker)
 
     def dismiss(self, worker: Hand) -> None:
         """It ends."""
@@ -95,6 +124,8 @@ class Crew:
         at_work = sum(other is not None for other in self.workers.values())
         if at_work < self.size:
             self.workers[worker.index] = worker
+            self.starting -= 1
+            worker.parked, self.parked = True, self.parked + 1
         elif self.workers.get(worker.index) is None:
             self.workers.pop(worker.index, None)
         return at_work < self.size
@@ -103,7 +134,7 @@ class Crew:
         """No thread could be started for it."""
         if worker is not None:
             self.workers.pop(worker.index, None)
-        self.size, self.coming = self.size - 1, self.coming - 1
+        self.size, self.starting = self.size - 1, self.starting - 1
 
     def watch(self, thread: threading.Thread) -> None:
         """A thread that somebody may have to join, in the place of those that have ended."""

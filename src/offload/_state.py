@@ -167,6 +167,11 @@ class State:
             self.monitor.live[self] = None
             self.crew.rouse(wanted)
 
+    def make_good(self) -> None:
+        """Put those workers on their way whose wake-up was lost."""
+        self.crew.recover()
+        self.rouse()
+
     def admit_blocked(self) -> None:
         """Let blocked callers in as far as there is room. Inside a section. Keeps I4."""
         while self.blocked and len(self.line) < self.bound:

@@ -1,8 +1,8 @@
 """The threads that run the tasks.
 
-A worker's life: it is counted in `core.threads` by the section that wants it, started outside of the lock, enlists itself, and then goes round: claim
-(which ends the last task and starts the next, in one section), run, claim ... Finding nothing it is put into `core.idle` in that same section, and
-parks on a lock of its own. Whoever takes it out of `idle` releases that lock, exactly once; so after a time-out "still in idle" means that no wake-up
+A worker's life: it is counted in `crew.size` by the section that wants it, started outside of the lock, enlists itself, and then goes round: claim
+(which ends the last task and starts the next, in one section), run, claim ... Finding nothing it is put into `crew.idle` in that same section, and
+parks on a lock of its own. Whoever takes it out of `idle` releases that lock (see _crew); so after a time-out "still in idle" means that no wake-up
 is under way, and "not in idle" that one is.
 """
 
@@ -26,15 +26,14 @@ modules = sys.modules
 class Worker:
     """One worker of one queue, and its thread."""
 
-    __slots__ = ("_token", "coming", "core", "ended", "index", "parked", "task", "thread")
+    __slots__ = ("_token", "core", "ended", "index", "parked", "task", "thread")
 
     def __init__(self, core: Core, index: int) -> None:
         self.core = core
         self.index = index
         self.task: Task[Any] | None = None
         self.ended = False
-        self.coming = False
-        self.parked = True  # so that its first look at the line counts as that of one who was summoned
+        self.parked = False
         self._token = _thread.allocate_lock()
         self._token.acquire()
         self.thread = BackgroundThread(f"{core.label}-{index}", self._main)
@@ -66,9 +65,11 @@ class Worker:
             _delist(core)
 
     def release(self) -> None:
-        """Wake it. Inside a section; before it is taken out of `idle`, so that an interrupt between the two loses no worker."""
-        if self._token.locked():
+        """Wake it, or let it look again if it is awake. Never blocks."""
+        try:
             self._token.release()
+        except RuntimeError:  # somebody else was faster
+            pass
 
     def _park(self) -> None:
         if self.ended:
@@ -192,10 +193,7 @@ def _reserve_index(core: Core) -> int:
 @section
 def _enlist(core: Core, worker: Worker) -> None:
     """The first step on its own thread."""
-    if core.crew.enlist(worker):
-        worker.coming = True
-    else:
-        worker.ended = True
+    worker.ended = not core.crew.enlist(worker)
     ident = threading.get_ident()
     core.monitor.inside[ident] = [(core, None)]
     core.monitor.hired.add(ident)
@@ -213,9 +211,9 @@ def _delist(core: Core) -> None:
 @section
 def _timed_out(core: Core, worker: Worker) -> bool:
     """Its patience is over. Returns whether it ended: no, if a wake-up is on its way to it, or will be when what runs elsewhere has ended."""
-    if worker not in core.crew.idle or (core.hands_over and core.unfinished):
+    if (core.hands_over and core.unfinished) or not core.crew.leave_idle(worker):
         return False
-    core.crew.idle.remove(worker)
+    core.crew.unpark(worker)
     core.dismiss(worker)
     return True
 
