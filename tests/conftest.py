@@ -101,6 +101,18 @@ def default_registry(thread_guard: None) -> Iterator[ModuleType]:
         offload.shutdown()
 
 
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """From here on no thread of these names can be started, as if there were too many."""
+    start = threading.Thread.start
+
+    def start_others(self: threading.Thread) -> None:
+        if self.name in names:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+
+
 def _close(own: Registry) -> None:
     own.flush(timeout=WAIT)
     own.shutdown()

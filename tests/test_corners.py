@@ -2,23 +2,47 @@
 
 import asyncio
 import copy
+import io
 import pickle
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from conftest import WAIT
+from conftest import WAIT, refuse_threads
 
-from offload import ConfigurationError, Registry, _failures, _line, _process, _progress, _snapshot, _task, drain_on_signal, testing
+from offload import (
+    ConfigurationError,
+    Offloaded,
+    Registry,
+    _failures,
+    _line,
+    _process,
+    _progress,
+    _snapshot,
+    _task,
+    drain_on_signal,
+    offload,
+    testing,
+)
 
 
 def nothing(*args: object, **kwargs: object) -> None:
     """A task."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait on a state that tells nobody of its changes."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "did not come about"
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("call", [lambda: Registry(1), lambda: Registry().queue(""), lambda: Registry().flush(3), lambda: Registry().configure(None)])
@@ -205,3 +229,179 @@ def test_an_error_of_a_coroutine_in_place_on_a_running_loop_is_the_tasks(registr
 
     registry.configure("q", on_error=nothing)
     assert isinstance(asyncio.run(main()), ValueError)
+
+
+class Shelf:
+    """Its methods are decorated where each test says."""
+
+
+def test_a_class_method_keeps_its_class_out_of_the_snapshot_however_it_is_called(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 3.13 on a class method hands the class to what it wraps as a first argument, which older versions bind to it."""
+
+    def put(cls: type, books: list[int]) -> tuple[type, list[int]]:
+        return cls, books
+
+    offloaded = registry.offload(queue="q", snapshot=True)(put)
+    monkeypatch.setattr(Shelf, "put", classmethod(offloaded), raising=False)  # type: ignore[arg-type]
+    books = [1]
+    for call in (Shelf.put, lambda books: offloaded(Shelf, books)):  # type: ignore[attr-defined]
+        owner, seen = call(books).result(WAIT)
+        assert owner is Shelf
+        assert seen == books
+        assert seen is not books
+    shelf = Shelf()
+    owner, _ = offloaded(shelf, books).result(WAIT)  # an object that is no class is an argument like any other
+    assert type(owner) is Shelf
+    assert owner is not shelf
+
+
+class ByReduce(pickle.Pickler):
+    """A library's pickler that asks for `__reduce__`, as cloudpickle's does for some kinds."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return obj.__reduce__() if isinstance(obj, Offloaded) or hasattr(obj, "using") else NotImplemented
+
+
+class Parrot:
+    @offload(queue="parrots")
+    def say(self, word: str) -> tuple[object, str]:
+        return self, word
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Parrot
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@offload(queue="parrots")
+def squawk() -> None: ...
+
+
+@pytest.mark.parametrize("called", [squawk, Parrot().say])
+def test_whoever_asks_for_reduce_gets_the_reference(called: Any) -> None:
+    buffer = io.BytesIO()
+    ByReduce(buffer).dump(called)
+    again = pickle.loads(buffer.getvalue())
+    assert repr(again) == repr(called)
+    assert getattr(again, "__self__", None) == getattr(called, "__self__", None)
+
+
+def test_a_pickled_function_that_is_no_longer_decorated_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pickle.dumps(squawk)
+    monkeypatch.setattr(sys.modules[__name__], "squawk", squawk.__wrapped__)
+    with pytest.raises(pickle.UnpicklingError, match=r"squawk is <function squawk .* here, not a function decorated with offload"):
+        pickle.loads(data)
+    monkeypatch.delattr(sys.modules[__name__], "squawk")
+    with pytest.raises(pickle.UnpicklingError, match=r"squawk is None here"):
+        pickle.loads(data)
+
+
+def test_a_task_that_shuts_its_own_queue_down_and_waits_is_refused(registry: Registry) -> None:
+    queue = registry.queue("q")
+    with pytest.raises(RuntimeError, match=r"task of queue 'q' would wait for that task itself; use wait=False"):
+        queue.submit(queue.shutdown).result(WAIT)
+    assert queue.submit(int, 1).result(WAIT) == 1
+
+
+def test_a_registry_shows_its_name_and_its_queues() -> None:
+    registry = Registry("acme")
+    assert repr(registry) == "<Registry 'acme': no queues yet>"
+    registry.queue("b"), registry.queue("a")
+    assert repr(registry) == "<Registry 'acme': 'b', 'a'>"
+
+
+def test_what_only_code_can_say_is_refused_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFLOAD_QUEUES__Q__ON_ERROR", "print")
+    with pytest.raises(ConfigurationError, match=r"ON_ERROR='print': on_error can't be set from the environment; set it in code"):
+        Registry().queue("q")
+
+
+def test_a_file_whose_table_is_no_table(tmp_path: Path) -> None:
+    file = tmp_path / "pyproject.toml"
+    file.write_text("[tool]\noffload = 3\n")
+    with pytest.raises(ConfigurationError, match=r"pyproject\.toml: \[tool\.offload\] is 3, not a table"):
+        Registry().configure_from(file)
+
+
+def test_where_daemons_are_refused_workers_are_threads_that_are_waited_for(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an isolated subinterpreter, which no tracer can see into."""
+    init = threading.Thread.__init__
+
+    def no_daemons(self: threading.Thread, *args: Any, daemon: bool | None = None, **kwargs: Any) -> None:
+        if daemon:
+            raise RuntimeError("daemon threads are not supported in this interpreter")
+        init(self, *args, daemon=daemon, **kwargs)
+
+    monkeypatch.setattr(threading.Thread, "__init__", no_daemons)
+    queue = registry.queue("q")
+    worker = queue.submit(threading.current_thread).result(WAIT)
+    assert (worker.name, worker.daemon) == ("offload-q-0", False)
+    queue.shutdown()
+    assert not worker.is_alive()
+
+
+def test_where_a_queues_loop_gets_no_thread_its_coroutines_run_on_the_worker(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def where(number: int) -> tuple[int, str]:
+        await asyncio.sleep(0)
+        if number < 0:
+            raise ValueError(number)
+        return number, threading.current_thread().name
+
+    registry.configure("q", on_error=nothing)
+    call = registry.offload(queue="q")(where)
+    with monkeypatch.context() as patch:
+        refuse_threads(patch, "offload-q-loop")
+        assert [task.result(WAIT) for task in (call(1), call(2))] == [(1, "offload-q-0"), (2, "offload-q-0")]
+        assert isinstance(call(-1).exception(WAIT), ValueError)
+        registry.flush(timeout=WAIT)
+    assert call(3).result(WAIT) == (3, "offload-q-loop")
+
+
+def test_two_coroutines_that_wait_for_a_loop_that_gets_no_thread_both_run(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 Two workers want the loop. 2 The first is refused its thread. 3 The second, which stood behind it, does not try again."""
+    tried, go = threading.Event(), threading.Event()
+    start = threading.Thread.start
+    attempts: list[str] = []
+
+    def start_slowly(self: threading.Thread) -> None:
+        if self.name == "offload-q-loop":
+            attempts.append(self.name)
+            tried.set()
+            assert go.wait(WAIT)
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    async def nap() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
+    queue = registry.configure("q", workers=2)
+    call = registry.offload(queue="q")(nap)
+    tasks = [call(), call()]
+    assert tried.wait(WAIT)
+    until(lambda: queue.stats().running == 2)
+    go.set()
+    assert [task.result(WAIT) for task in tasks] == [1, 1]
+
+
+def test_a_function_that_wraps_itself_goes_by_its_own_name(registry: Registry) -> None:
+    """Tools that unwrap it would go round for ever."""
+    looped.__wrapped__ = looped  # type: ignore[attr-defined]
+    assert registry.configure("q", executor="processes").submit(looped, 3).result(4 * WAIT) == 3
+
+
+def looped(value: int) -> int:
+    return value
+
+
+def nowhere() -> None: ...
+
+
+nowhere.__qualname__ = "Nobody.nowhere"
+
+
+def test_a_function_whose_class_is_gone_fails_in_words(registry: Registry) -> None:
+    queue = registry.configure("q", executor="processes", on_error=nothing)
+    with pytest.raises(pickle.PicklingError, match=r"nowhere can't go to another process, which finds a function by its name"):
+        queue.submit(nowhere).result(WAIT)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextvars
 import importlib.util
+import logging
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -20,10 +22,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import WAIT, Gate
+from conftest import WAIT, Gate, refuse_threads
 from scenario import STARTS_THREADS_AT_EXIT, Left, Like, installed, once, run
 
 from offload import ConfigurationError, OffloadError, Queue, Registry, offload
+from offload._executors import Handed
 
 SLOW = 4 * WAIT  # seconds: a process has to start, on a machine that may have a lot to do
 
@@ -72,6 +75,9 @@ def die() -> None:
 @offload(queue="cpu")
 def lock() -> object:
     return threading.Lock()
+
+
+NAMELESS = [lambda: 1]  # pickle looks for it by its name in this module
 
 
 def start_method() -> str | None:
@@ -646,6 +652,206 @@ def test_a_submit_that_returns_no_future(registry: Registry) -> None:
         queue.submit(int, 1).result(WAIT)
 
 
+class Pickling(Bare):
+    """Of a library that offload knows nothing of: it pickles what it is given, as it likes, and shows it by its `repr`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[str] = []
+        self.tokens: list[str] = []
+
+    def submit(self, fn: Callable[[], object]) -> Future[Any]:
+        there = pickle.loads(pickle.dumps(fn))
+        self.shown.append(f"{there.__name__}: {there!r}")
+        self.tokens.append(there.__dask_tokenize__())
+        return super().submit(lambda: pickle.loads(pickle.dumps(there())))
+
+
+def test_an_executor_that_pickles_by_itself(default_registry: ModuleType) -> None:
+    pickling = Pickling()
+    queue = default_registry.configure("cpu", executor=pickling, on_error=lambda task, error: None)
+    tasks = [double(4), double(4), double_soon(5), Scale(3).scale(4), queue.submit(partial(double.call, 4))]
+    assert [task.result(WAIT) for task in tasks] == [8, 8, 10, 12, 8]
+    error = boom("what").exception(WAIT)
+    assert type(error) is ValueError
+    assert "in boom" in str(error.__cause__)
+    queue.flush(WAIT)
+    assert pickling.shown[0] == "double: <call of test_executors.double>"
+    assert pickling.tokens[0] != pickling.tokens[1], "Dask would run the second call of the same only once"
+
+
+def test_what_an_executor_that_pickles_by_itself_cannot_pickle_fails_in_words(default_registry: ModuleType) -> None:
+    default_registry.configure("cpu", executor=Pickling(), on_error=lambda task, error: None)
+    with pytest.raises(OffloadError, match=r"test_executors\.double was not run: Pickling does not take it \(TypeError: .*lock"):
+        double(threading.Lock()).result(WAIT)  # type: ignore[arg-type]
+    with pytest.raises(PicklingError, match=r"<lambda> can't go to another process.*top of a module"):
+        default_registry.queue("cpu").submit(NAMELESS[0]).result(WAIT)
+    assert double(1).result(WAIT) == 2
+
+
+class Failing(Bare):
+    """Its futures end with an error of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def submit(self, fn: Callable[[], object]) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(self.error)
+        return future
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (PicklingError("not this"), PicklingError, r"builtins\.int can't go to another process.*: not this\."),
+        (OSError("no route"), OffloadError, r"builtins\.int was lost by Failing: OSError: no route"),
+    ],
+)
+def test_what_an_executor_itself_raises_is_told_apart_from_what_a_task_raises(
+    error: Exception, kind: type[Exception], words: str, registry: Registry
+) -> None:
+    queue = registry.configure("cpu", executor=Failing(error), on_error=lambda task, error: None)
+    with pytest.raises(kind, match=words) as failed:
+        queue.submit(int, 1).result(WAIT)
+    assert failed.value.__cause__ is error
+    queue.flush(WAIT)
+    assert queue.stats().failed == 1
+
+
+def test_a_made_executor_that_broke_before_it_got_the_task_is_made_anew_for_it(registry: Registry) -> None:
+    made: list[Bare] = []
+
+    class Broken(Bare):
+        def submit(self, fn: Callable[[], object]) -> Future[Any]:
+            raise BrokenExecutor("while it was idle")
+
+    def make() -> Any:
+        made.append(Bare() if made else Broken())
+        return made[-1]
+
+    queue = registry.configure("cpu", executor=make)
+    assert queue.submit(int, 3).result(WAIT) == 3
+    queue.shutdown()
+    assert [executor.waits for executor in made] == [[False], [True]]
+
+
+def test_two_tasks_that_one_break_takes_with_it_cost_one_executor(registry: Registry) -> None:
+    """Each of the two finds that its executor broke; the second must not take away the one that was made since."""
+
+    class Slow(Bare):
+        def __init__(self) -> None:
+            super().__init__()
+            self.futures: list[Future[Any]] = []
+
+        def submit(self, fn: Callable[[], object]) -> Future[Any]:
+            if len(made) > 1:
+                return super().submit(fn)
+            self.futures.append(Future())
+            if len(self.futures) == 2:
+                both.set()
+            return self.futures[-1]
+
+    made: list[Slow] = []
+    both = threading.Event()
+
+    def make() -> Any:
+        made.append(Slow())
+        return made[-1]
+
+    queue = registry.configure("cpu", executor=make, workers=2, on_error=lambda task, error: None)
+    first, second = queue.submit(int, 1), queue.submit(int, 2)
+    assert both.wait(WAIT)
+    made[0].futures[0].set_exception(BrokenExecutor("both"))
+    assert isinstance(first.exception(WAIT), BrokenExecutor)
+    assert queue.submit(int, 3).result(WAIT) == 3
+    made[0].futures[1].set_exception(BrokenExecutor("both"))
+    assert isinstance(second.exception(WAIT), BrokenExecutor)
+    assert queue.submit(int, 4).result(WAIT) == 4
+    queue.shutdown()
+    assert [executor.waits for executor in made] == [[False], [True]]
+
+
+def test_a_made_executor_that_cannot_be_shut_down_is_said_to_be_and_stops_nothing(
+    registry: Registry, errors: Callable[[], list[logging.LogRecord]]
+) -> None:
+    class Stuck(Bare):
+        def shutdown(self, wait: bool) -> None:
+            raise OSError("no answer")
+
+    queue = registry.configure("cpu", executor=Stuck)
+    assert queue.submit(int, 1).result(WAIT) == 1
+    queue.shutdown()
+    (told,) = errors()
+    assert told.getMessage() == "queue 'cpu' could not shut down the executor that it made"
+    assert told.exc_info is not None
+    assert str(told.exc_info[1]) == "no answer"
+
+
+def test_an_executor_that_was_never_needed_is_never_made(registry: Registry, counting: type[Counting]) -> None:
+    registry.configure("cpu", executor=counting)
+    queue = registry.configure("cpu", executor=None)
+    assert queue.submit(int, 1).result(WAIT) == 1
+    assert counting.made == []
+
+
+def test_where_no_thread_starts_for_the_results_they_come_on_the_executors(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_threads(monkeypatch, "offload-cpu-results")
+    names: list[str] = []
+    with ThreadPoolExecutor(1, "pool") as pool:
+        queue = registry.configure("cpu", executor=pool, on_error=lambda task, error: names.append(threading.current_thread().name))
+        assert queue.submit(int, 1).result(WAIT) == 1
+        assert type(queue.submit(boom.call).exception(WAIT)) is ValueError
+        queue.flush(WAIT)
+        queue.shutdown()
+    assert names == ["pool_0"]
+
+
+@pytest.mark.parametrize(("chosen", "told"), [("fork", "spawn"), (None, "spawn"), ("spawn", None), ("forkserver", None)])
+def test_a_made_process_pool_spawns_unless_the_program_has_chosen_better(
+    chosen: str | None, told: str | None, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts: list[Any] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, max_workers: int | None = None, mp_context: Any = None) -> None:
+            super().__init__(max_workers)
+            contexts.append(mp_context)
+
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: chosen)
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["fork", "spawn"])  # the first is the platform's default
+    queue = registry.configure("cpu", executor=Pool)
+    assert queue.submit(int, 1).result(WAIT) == 1
+    assert [context and context.get_start_method() for context in contexts] == [told]
+
+
+def test_a_task_that_comes_while_the_worker_ends_keeps_the_executor(
+    registry: Registry, counting: type[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 An idle worker's time is up. 2 A task comes, and a new worker runs it. 3 The old one lets go of what it had made: not now."""
+    ending, go, over = threading.Event(), threading.Event(), threading.Event()
+    ends = Handed.worker_ends
+
+    def worker_ends(self: Handed, core: Any) -> None:
+        ending.set()
+        assert go.wait(WAIT)
+        ends(self, core)
+        over.set()
+
+    monkeypatch.setattr(Handed, "worker_ends", worker_ends)
+    queue = registry.configure("cpu", executor=counting, idle_timeout=0.01)
+    assert queue.submit(int, 1).result(WAIT) == 1
+    assert ending.wait(WAIT)
+    with Gate(queue) as gate:
+        go.set()
+        assert over.wait(WAIT)
+        assert [executor.closed for executor in counting.made] == [False]
+    assert gate.task.result(WAIT) is None
+    queue.shutdown()
+    assert [executor.closed for executor in counting.made] == [True]
+
+
 # --- Leaving the program
 
 LATE = """
@@ -676,6 +882,54 @@ def test_loky_gets_every_waiting_task_at_exit(first: str) -> None:
     assert left == Left(stderr=Like("(.*resource_tracker.*)?"), ran=once("first", *range(10)))
 
 
+@needs_loky
+def test_what_the_script_decorates_goes_to_loky_undecorated() -> None:
+    """Its processes need not have the script: what one task calls of it comes along, and runs there and then."""
+    left = run(
+        """
+        from offload import offload, configure, flush
+
+        @offload(queue="cpu")
+        def add(x, y): return x + y
+
+        @offload(queue="cpu")
+        def outer(x, function): return add(x, 1) + function(x, 2)
+
+        import loky
+        configure("cpu", executor=lambda: loky.ProcessPoolExecutor(1))
+        say(outer(10, add).result(20))
+        """,
+        tasks=False,
+        how="-c",
+        options=("-W", "ignore::ResourceWarning"),
+    )
+    assert left == Left(stdout="23\n", stderr=Like("(.*resource_tracker.*)?"))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.skipif(not STARTS_THREADS_AT_EXIT, reason="CPython 3.12.0 to 3.12.2 start no process at exit")
+def test_a_pool_that_forks_its_processes_only_while_the_program_drains() -> None:
+    """A fork has the script already, though CPython has forgotten its path by then."""
+    left = run(
+        LATE,
+        """
+        import concurrent.futures, multiprocessing
+
+        @offload(queue="first")
+        def late():
+            leaving()
+            work(1).result(20)
+            work(2)
+
+        pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+        configure("cpu", executor=pool)
+        late()
+        """,
+        tasks=False,
+    )
+    assert left == Left(ran=once(1, 2))
+
+
 @needs_dask
 def test_dask_gets_every_waiting_task_at_exit() -> None:
     left = run(
@@ -704,11 +958,15 @@ def test_calls_of_exit_handlers_run_though_the_executor_has_closed() -> None:
         import atexit
         from concurrent.futures import ThreadPoolExecutor
         configure(executor=ThreadPoolExecutor)
+        @offload
+        def fail():
+            raise ValueError("boom")
         task(1)
         flush()
         atexit.register(task, 2)
+        atexit.register(fail)
     """)
-    assert left == Left(ran=once(1, 2))
+    assert left == Left(stderr=Like(r".*__main__\.fail.*ValueError: boom\n"), ran=once(1, 2))
 
 
 # --- The example

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -86,11 +87,70 @@ def fork_and_return(path: str) -> int:
     return 1
 
 
+@offload(queue="cpu")
+def fork_and_die(fifo: str) -> None:
+    """Its child lives on, with its end of the pipe, until the other end of the fifo is closed."""
+    if os.fork():
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open(fifo, "rb") as file:
+        file.read()
+    os._exit(0)
+
+
+class Elsewhere(Exception):
+    """Can be made anew in the process that has made it, and in no other."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return at_home, (os.getpid(),)
+
+
+def at_home(process: int) -> Elsewhere:
+    if os.getpid() != process:
+        raise LookupError(f"this is not process {process}")
+    return Elsewhere()
+
+
+@offload(queue="cpu")
+def elsewhere() -> Elsewhere:
+    return Elsewhere()
+
+
+@offload(queue="cpu")
+def fail_elsewhere() -> None:
+    raise Elsewhere("over there")
+
+
+class Moody:
+    """Can't be pickled at the first attempt."""
+
+    attempts = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        Moody.attempts += 1
+        if Moody.attempts == 1:
+            raise RuntimeError("not now")
+        return Moody, ()
+
+    @offload(queue="cpu")
+    def tell(self, *args: object) -> None:
+        """A method of an object."""
+
+
+class Locked(Moody):
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("it holds a lock")
+
+
 @pytest.fixture
 def cpu(default_registry: ModuleType) -> Queue:
     """The queue of the functions above."""
     queue: Queue = default_registry.configure("cpu", executor="processes", on_error=lambda task, error: None)
     return queue
+
+
+def threads_named(name: str) -> list[int]:
+    """The idents of the threads of this name."""
+    return [thread.ident for thread in threading.enumerate() if thread.name == name and thread.ident is not None]
 
 
 def is_gone(process: int) -> bool:
@@ -268,6 +328,73 @@ def test_no_process_can_be_started(cpu: Queue, monkeypatch: pytest.MonkeyPatch) 
         double(1).result(SLOW)
     monkeypatch.undo()
     assert double(1).result(SLOW) == 2
+
+
+@needs_kill
+@needs_proc
+def test_a_process_that_dies_while_a_call_is_on_its_way(cpu: Queue) -> None:
+    """A stopped process reads nothing, and a pipe holds less than this argument."""
+    process, worker = pid().result(SLOW), threads_named("offload-cpu-0")[0]
+    os.kill(process, signal.SIGSTOP)
+    task = cpu.submit(len, bytes(3_000_000))
+    while sys._current_frames()[worker].f_code.co_name != "_send":
+        time.sleep(0.001)
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(BrokenExecutor, match=r"builtins\.len was lost: its process was killed by SIGKILL while it ran there"):
+        task.result(SLOW)
+    assert double(1).result(SLOW) == 2
+
+
+@needs_kill
+@needs_fork
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the pipe alone does not tell")
+def test_a_process_that_dies_is_missed_though_its_own_child_holds_the_pipe(cpu: Queue, tmp_path: Path) -> None:
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    task = fork_and_die(fifo)
+    with open(fifo, "wb"), pytest.raises(BrokenExecutor, match="killed by SIGKILL"):
+        task.result(SLOW)
+    assert double(1).result(SLOW) == 2
+
+
+@pytest.mark.parametrize("missing", ["os.pidfd_open", "signal.pthread_sigmask"])
+def test_platforms_that_have_less(missing: str, cpu: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(missing, raising=False)
+    assert double(1).result(SLOW) == 2
+    with pytest.raises(BrokenExecutor, match="ended with exit code 3"):
+        leave(3).result(SLOW)
+    assert double(2).result(SLOW) == 4
+    cpu.shutdown()
+
+
+def test_what_can_not_be_unpickled_here_fails_its_own_task_in_words(cpu: Queue) -> None:
+    with pytest.raises(
+        pickle.UnpicklingError, match=r"elsewhere has run, but its result can't be unpickled here: LookupError: this is not process"
+    ) as lost:
+        elsewhere().result(SLOW)
+    assert isinstance(lost.value.__cause__, LookupError)
+    with pytest.raises(OffloadError, match=r"fail_elsewhere raised an exception that can't be unpickled here \(LookupError") as failed:
+        fail_elsewhere().result(SLOW)
+    assert "in fail_elsewhere" in str(failed.value.__cause__)
+    assert "over there" in str(failed.value.__cause__)
+    assert double(1).result(SLOW) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: Locked().tell(),
+            r"tell can't go to another process: the object \(test_processes\.Locked\) whose method it is can't be pickled: it holds",
+        ),
+        (lambda: Moody().tell(), r"Moody\.tell can't go to another process: not now"),
+        (lambda: double.using()(1, x=Locked()), r"double can't go to another process: its argument x \(test_processes\.Locked\) can't be pickled"),
+    ],
+)
+def test_what_can_not_be_pickled_is_named(call: Any, words: str, cpu: Queue) -> None:
+    Moody.attempts = 0
+    with pytest.raises(pickle.PicklingError, match=words):
+        call().result(SLOW)
 
 
 # --- The program
