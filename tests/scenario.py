@@ -69,10 +69,10 @@ def draining():
     leaving()
     in_offload()
 
-def in_offload():  # until the main thread stands still there
-    main, before = threading.main_thread().ident, None
+def in_offload(thread=threading.main_thread()):  # until the thread stands still there
+    before = None
     while True:
-        frame = innermost = sys._current_frames()[main]
+        frame = innermost = sys._current_frames()[thread.ident]
         while frame is not None and not frame.f_globals.get("__name__", "").startswith("offload"):
             frame = frame.f_back
         now = frame and (id(innermost), innermost.f_lasti)

@@ -653,6 +653,46 @@ def test_without_the_private_hook_of_threading_atexit_alone_drains(when: str) ->
     assert left == Left(ran=once(1, "nested"))
 
 
+def test_without_the_private_hook_of_threading_an_executor_that_offload_makes_is_drained_too() -> None:
+    left = run(
+        """
+        import concurrent.futures.thread
+        del threading._register_atexit
+        from offload import offload, configure, flush
+        class Pool(concurrent.futures.Executor):  # none that closes ahead of atexit, as a ThreadPoolExecutor does
+            def submit(self, fn):
+                future = concurrent.futures.Future()
+                future.set_result(fn())
+                return future
+        @offload
+        def task(name): ran(name)
+        @offload
+        def hold():
+            leaving()
+            task("nested")
+        configure(executor=Pool)
+        hold(); task(1)
+        """,
+        tasks=False,
+    )
+    assert left == Left(ran=once(1, "nested"))
+
+
+def test_a_method_that_the_interpreter_itself_calls_was_called_from_nowhere() -> None:
+    """No Python code stands below an exit handler."""
+    left = run("""
+        import atexit
+        class Mailer:
+            @offload
+            def send(self):
+                ran("send")
+                raise ValueError("no server")
+        task(1)
+        atexit.register(Mailer().send)
+    """)
+    assert left == Left(stderr=Like(r".*Mailer\.send.*<unknown>.*ValueError: no server\n"), ran=once(1, "send"))
+
+
 # --- Threads that outlive the main one ---------------------------------------------------------------------------
 
 
@@ -959,6 +999,129 @@ def test_stuck_processes_are_left_behind_and_die() -> None:
         left = running.left()
     assert left == Left(stdout="running\n", stderr=Like(".*forever.*"))
     assert left.seconds < 0.2 + 2 * GRACE
+
+
+def test_a_process_that_starts_only_after_the_deadline_is_killed_and_its_task_stays_left_behind() -> None:
+    """It was said to be left behind; that it was lost with its process would be a second end."""
+    left = run(
+        """
+        import logging, multiprocessing.connection, multiprocessing.process
+        from offload import offload, configure, configure_exit
+
+        said, started = threading.Event(), []
+        start = multiprocessing.process.BaseProcess.start
+
+        def start_late(process):
+            say("starting")
+            said.wait(20)
+            start(process)
+            started.append(process)
+
+        class Said(logging.StreamHandler):
+            def emit(self, record):
+                super().emit(record)
+                said.set()
+
+        def see_it_die():  # on a thread that is waited for, while the worker may be left behind
+            said.wait(20)
+            while not started:
+                time.sleep(0.001)
+            multiprocessing.connection.wait([started[0].sentinel])
+            worker, = (thread for thread in threading.enumerate() if thread.name == "offload-cpu-0")
+            in_offload(worker)
+
+        @offload(queue="cpu")
+        def work():
+            ran("work")
+
+        if __name__ == "__main__":
+            multiprocessing.process.BaseProcess.start = start_late
+            logging.getLogger("offload").addHandler(Said())
+            configure("cpu", executor="processes", on_error=lambda task, error: say("failed", error))
+            configure_exit(timeout=0.1)
+            work()
+            threading.Thread(target=see_it_die).start()
+        """,
+        tasks=False,
+    )
+    assert left == Left(stdout="starting\n", stderr=Like(r"left 1 offloaded call behind at exit \(the deadline of 0\.1 s passed\)[^\n]*work\)\n"))
+
+
+def test_a_process_whose_own_exit_handler_hangs_is_killed_at_the_deadline() -> None:
+    """Its queue is idle by then: there is nothing to be said."""
+    left = run(
+        """
+        import atexit
+        from offload import offload, configure, configure_exit
+
+        @offload(queue="cpu")
+        def hang_at_exit():
+            atexit.register(threading.Event().wait)
+
+        if __name__ == "__main__":
+            configure("cpu", executor="processes")
+            configure_exit(timeout=0.3)
+            hang_at_exit().result(20)
+            mark()
+        """,
+        tasks=False,
+    )
+    assert left == Left()
+    assert 0.3 <= left.seconds < 0.3 + 2 * GRACE
+
+
+def test_a_caller_that_is_blocked_when_nobody_drains_any_more_runs_its_call_in_place() -> None:
+    """The queue is given up with its stuck task, and full again with what a daemon thread offloads behind it."""
+    left = run(
+        STUCK,
+        """
+        import atexit, logging
+
+        done = threading.Event()
+        atexit.register(lambda: say(done.wait(20)))  # older than offload's own handler, so it runs after it
+
+        class Blocked(logging.Handler):
+            def emit(self, record):
+                if "behind at exit" in record.getMessage():
+                    in_offload(caller)
+
+        def call():
+            for number in range(100):
+                plot(number)
+                if number in seen:
+                    done.set()
+
+        seen = set()
+
+        @offload(queue="plots")
+        def plot(number):
+            seen.add(number)
+
+        logging.getLogger("offload").addHandler(Blocked())
+        configure("plots", maxsize=1)
+        configure_exit(timeout=0.1)
+        stuck()
+        caller = threading.Thread(target=call, daemon=True)
+        caller.start()
+        """,
+    )
+    assert left == Left(stdout="True\n", ran=once("stuck"))
+
+
+def test_a_drain_that_fails_is_shown_and_stops_no_other_handler() -> None:
+    """Here a filter of the application's on offload's logger fails."""
+    left = run(
+        STUCK,
+        """
+        import atexit, logging
+        atexit.register(lambda: ran("older handler"))
+        logging.getLogger("offload").addFilter(lambda record: 1 / 0)
+        configure_exit(timeout=0.1)
+        stuck()
+        threading.Thread(target=lambda: (leaving(), ran("thread"))).start()
+        """,
+    )
+    assert left == Left(stderr=traceback("ZeroDivisionError: division by zero"), ran=once("stuck", "older handler", "thread"))
 
 
 # --- Progress ----------------------------------------------------------------------------------------------------

@@ -452,6 +452,31 @@ def test_drain_on_signal(asked: str, signum: int, status: int) -> None:
     assert left == Left(status, "ready\n", "", once("hold", 1))
 
 
+def test_the_signal_again_while_the_program_drains_changes_nothing() -> None:
+    code = """
+        from offload import drain_on_signal
+        @offload
+        def linger():
+            draining()
+            say("draining")
+            gate()
+            draining()
+            ran("linger")
+        drain_on_signal()
+        linger(); task(1)
+        say("ready")
+        wait()
+    """
+    with program(code) as running:
+        running.until("ready")
+        running.send(signal.SIGTERM)
+        running.until("draining")
+        running.send(signal.SIGTERM)
+        running.open_gate()
+        left = running.left()
+    assert left == Left(143, "ready\ndraining\n", "", once("linger", 1))
+
+
 def test_drain_on_signal_lets_finally_clauses_and_atexit_handlers_run() -> None:
     code = """
         import atexit

@@ -406,6 +406,23 @@ print(child)
     assert len(slices(written(tmp_path / f"trace.{child}.json"), "run")) == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_that_offloads_nothing_writes_nothing(tmp_path: Path) -> None:
+    code = """
+from offload import trace
+with trace("block.json"):
+    plot(0)
+    flush()
+    child = os.fork()
+if not child:
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+"""
+    run(PROGRAM + code, tmp_path, "trace.json")
+    assert {path.name for path in tmp_path.glob("*.json")} == {"trace.json", "block.json"}
+    assert len(slices(written(tmp_path / "block.json"), "run")) == 1
+
+
 def test_a_process_that_inherits_the_variable_writes_beside(tmp_path: Path) -> None:
     code = """
 import subprocess
