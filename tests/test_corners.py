@@ -20,7 +20,10 @@ from conftest import WAIT, refuse_threads
 from offload import (
     ConfigurationError,
     Offloaded,
+    QueueClosed,
+    QueueStats,
     Registry,
+    Task,
     _failures,
     _line,
     _process,
@@ -405,3 +408,109 @@ def test_a_function_whose_class_is_gone_fails_in_words(registry: Registry) -> No
     queue = registry.configure("q", executor="processes", on_error=nothing)
     with pytest.raises(pickle.PicklingError, match=r"nowhere can't go to another process, which finds a function by its name"):
         queue.submit(nowhere).result(WAIT)
+
+
+class Nosy:
+    """A key that makes calls of its own whenever it is looked up: in the middle of a call, as a __del__ or a signal handler may."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self.ask = ask
+        self.asking = False
+        self.answers: list[object] = []
+
+    def __hash__(self) -> int:
+        if not self.asking:
+            self.asking = True
+            try:
+                self.answers.append(self.ask())
+            except (RuntimeError, TimeoutError) as error:
+                self.answers.append(error)
+            finally:
+                self.asking = False
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def call_by(key: Nosy, registry: Registry) -> list[object]:
+    """Make a call that looks the key up, and say what the key was answered meanwhile."""
+    call: Any = registry.offload(queue="outer", coalesce=lambda: key)(lambda: "outer")
+    assert call().result(WAIT) == "outer"
+    registry.flush(timeout=WAIT)
+    assert key.answers
+    return key.answers
+
+
+def counts_add_up(stats: QueueStats) -> bool:
+    return stats.submitted == stats.succeeded + stats.failed + stats.cancelled + stats.dropped + stats.coalesced + stats.waiting + stats.running
+
+
+@pytest.mark.parametrize("name", ["outer", "inner"])
+def test_a_call_made_in_the_middle_of_a_call_runs(name: str, registry: Registry) -> None:
+    ran: list[int] = []
+    queue = registry.configure(name, maxsize=1, on_full="raise")
+    answers = call_by(Nosy(lambda: queue.submit(ran.append, 1)), registry)
+    assert [task.result(WAIT) for task in answers] == [None] * len(answers)  # type: ignore[attr-defined]
+    assert len(ran) == len(answers)
+    assert counts_add_up(queue.stats())
+
+
+def test_a_call_made_in_the_middle_of_a_call_takes_the_place_of_an_older_one(registry: Registry, gate: Callable[..., Any]) -> None:
+    inner: Any = registry.offload(queue="inner", coalesce=True)(nothing)
+    with gate("inner"):
+        oldest = inner(0)
+        answers = call_by_without_flush(Nosy(lambda: inner(1)), registry)
+        assert oldest.cancelled()
+        assert [task.cancelled() for task in answers] == [True] * (len(answers) - 1) + [False]
+    assert answers[-1].result(WAIT) is None
+    stats = registry.queue("inner").stats()
+    assert counts_add_up(stats)
+    assert (stats.coalesced, stats.succeeded) == (len(answers), 2)
+
+
+def call_by_without_flush(key: Nosy, registry: Registry) -> list[Any]:
+    call: Any = registry.offload(queue="outer", coalesce=lambda: key)(nothing)
+    call().result(WAIT)
+    registry.flush("outer", timeout=WAIT)
+    return list(key.answers)
+
+
+def test_a_call_of_a_closed_queue_in_the_middle_of_a_call_is_refused_or_runs(registry: Registry) -> None:
+    """Nobody is left to be told no: what was not refused at once runs."""
+    ran: list[int] = []
+    closed = registry.queue("closed")
+    closed.shutdown()
+    answers = call_by(Nosy(lambda: closed.submit(ran.append, 1)), registry)
+    accepted = [task for task in answers if not isinstance(task, QueueClosed)]
+    assert [task.result(WAIT) for task in accepted] == [None] * len(accepted)  # type: ignore[attr-defined]
+    assert len(ran) == len(accepted) < len(answers)
+    stats = closed.stats()
+    assert counts_add_up(stats)
+    assert (stats.succeeded, stats.rejected) == (len(accepted), len(answers) - len(accepted))
+
+
+def test_a_cancel_in_the_middle_of_a_call_says_what_became_of_the_task(registry: Registry, gate: Callable[..., Any]) -> None:
+    with gate("inner"):
+        waiting = [registry.queue("inner").submit(nothing) for _ in range(9)]
+        left = iter(waiting)
+
+        def cancel() -> tuple[bool, Task[Any]]:
+            task = next(left)
+            return task.cancel(), task
+
+        answers = call_by_without_flush(Nosy(cancel), registry)
+    registry.flush(timeout=WAIT)
+    assert [told for told, _ in answers] == [task.cancelled() for _, task in answers]
+    assert all(task.done() for task in waiting)
+    assert counts_add_up(registry.queue("inner").stats())
+
+
+def test_waiting_in_the_middle_of_a_call_is_refused_rather_than_endless(registry: Registry, gate: Callable[..., Any]) -> None:
+    with gate("inner"):
+        waiting = registry.queue("inner").submit(nothing)
+        answers = call_by_without_flush(Nosy(lambda: waiting.result(0)), registry)
+        assert any("would never end; do it later" in str(answer) for answer in answers)
+        answers = call_by_without_flush(Nosy(lambda: registry.flush(timeout=0)), registry)
+    assert all(isinstance(answer, RuntimeError | TimeoutError) for answer in answers)
+    assert waiting.result(WAIT) is None

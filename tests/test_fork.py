@@ -10,7 +10,7 @@ import os
 import sys
 
 import pytest
-from scenario import STARTS_THREADS_AT_EXIT, Left, Like, once, run
+from scenario import STARTS_THREADS_AT_EXIT, Left, Like, once, run, traceback
 
 if not hasattr(os, "fork"):
     pytest.skip("this platform has no fork", allow_module_level=True)
@@ -523,6 +523,35 @@ def test_a_fork_inside_a_task_never_enters_the_workers_loop() -> None:
         """
     )
     assert left == Left(ran=once("in the child", "in the parent", 1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "stderr"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit(5)", 5, ""),
+        ("sys.exit('no more')", 1, "no more\n"),
+        ("1 / 0", 1, traceback("ZeroDivisionError: division by zero")),
+    ],
+)
+def test_a_child_made_inside_a_task_has_the_status_that_a_program_would_have(ends: str, status: int, stderr: str) -> None:
+    left = run(
+        f"""
+        children = []
+        @offload
+        def forks():
+            child = os.fork()
+            if child == 0:
+                offload(queue="other")(ran)("child")
+                {ends}
+            else:
+                children.append(child)
+        forks().result(20)
+        say(status_of(children[0]))
+        """
+    )
+    assert left == Left(0, f"{status}\n", stderr, once("child"))
 
 
 @pytest.mark.parametrize("ends", ["flush(timeout=20); os._exit(5)", "flush(timeout=20); sys.exit(5)"])

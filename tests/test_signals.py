@@ -62,6 +62,33 @@ def test_ctrl_c_once_while_draining_abandons_what_waits_and_lets_what_runs_finis
     assert "Traceback" not in left.stderr
 
 
+def test_what_a_running_task_offloads_after_ctrl_c_is_abandoned_too() -> None:
+    code = """
+        @offload
+        def late(): ran("late")
+        @offload
+        def runs():
+            draining()
+            say("draining")
+            while not waiting[0].cancelled():
+                time.sleep(0.001)
+            task = late()
+            say(task.cancelled(), task.done(), stats()["default"].cancelled)
+        runs()
+        waiting.append(task("never"))
+    """
+    with program(DRAIN, code) as running:
+        running.until("draining")
+        running.send(signal.SIGINT)
+        left = running.left()
+    assert left == Left(
+        0,
+        "draining\nTrue True 2\n",
+        Like(r"left 2 offloaded calls behind at exit \(Ctrl-C\): 2 of queue 'default' \([^\n]*task, [^\n]*late\)\n"),
+        once("atexit"),
+    )
+
+
 def test_ctrl_c_once_while_draining_gives_each_queue_its_count() -> None:
     code = """
         together = threading.Barrier(3)
