@@ -384,7 +384,7 @@ def test_waiting_in_the_child_for_a_parents_unfinished_task_raises_at_once() -> 
     assert left == Left(0, "True\n" * 8 + "None None None\n0\n", "", once("done", "hold", "parent"))
 
 
-def test_the_parents_result_arrives_in_the_parent_though_a_child_asked() -> None:
+def test_the_parents_result_arrives_in_the_parent_though_a_child_asked_and_cancelled() -> None:
     left = run(
         """
         from offload import OffloadError
@@ -393,21 +393,22 @@ def test_the_parents_result_arrives_in_the_parent_though_a_child_asked() -> None
         def answer():
             let.wait(20)
             return 42
-        asked = answer()
+        asked, waiting, cancelled = answer(), answer(), answer()
+        cancelled.cancel()
         child = os.fork()
         if child == 0:
             try:
                 asked.result()
             except OffloadError:
                 pass
-            asked.cancel()
+            say(asked.cancel(), waiting.cancel(), cancelled.cancel())
             sys.exit(0)
         status_of(child)
         let.set()
-        say(asked.result(20), asked.cancelled())
+        say(asked.result(20), asked.cancelled(), waiting.result(20), waiting.cancelled())
         """
     )
-    assert left == Left(0, "42 False\n")
+    assert left == Left(0, "False False True\n42 False 42 False\n")
 
 
 # --- Forks at awkward moments ------------------------------------------------------------------------------------
