@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 SCRIPT = Path(__file__).parent / "benchmarks" / "compare.py"
 TIMEOUT = 120  # seconds, only to fail
 
@@ -22,17 +20,20 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
-    written = tmp_path_factory.mktemp("benchmark") / "result.json"
-    ran = compare("--rounds", "2", "--calls", "40", "--json", str(written))
+def test_a_tiny_run_from_end_to_end(tmp_path):
+    """One run for all that is looked at: it starts some dozens of processes."""
+    chart, written = tmp_path / "chart.svg", tmp_path / "result.json"
+    drawn = ["--chart", str(chart)] if importlib.util.find_spec("matplotlib") else []
+    ran = compare("--rounds", "2", "--calls", "40", "--json", str(written), *drawn)
     assert ran.returncode == 0, ran.stderr
-    return ran.stdout, json.loads(written.read_text())
+    result = json.loads(written.read_text())
+    every_row_has_a_sample_of_every_round(result["rows"])
+    every_goal_gets_a_verdict_that_follows_from_its_figures(result["goals"], ran.stdout)
+    what_a_peer_does_less_is_said_beside_it(result["rows"], ran.stdout)
+    assert "<svg" in chart.read_text() if drawn else not chart.exists()
 
 
-def test_every_row_has_a_sample_of_every_round(run):
-    _, written = run
-    rows = written["rows"]
+def every_row_has_a_sample_of_every_round(rows):
     assert set(rows["run"]["samples"]) >= ALWAYS
     assert set(rows) >= {"call", "tail", "crowd", "start", "start_tail", "memory", "depth_call", "depth_run"}
     assert set(rows) >= {"queues", "idle_threads", "import", "exit", "training"}
@@ -40,27 +41,17 @@ def test_every_row_has_a_sample_of_every_round(run):
     assert counts == dict.fromkeys(counts, 2)
 
 
-def test_every_goal_gets_a_verdict_that_follows_from_its_figures(run):
-    text, written = run
-    assert len(written["goals"]) >= 14
-    for goal in written["goals"]:
+def every_goal_gets_a_verdict_that_follows_from_its_figures(goals, text):
+    assert len(goals) >= 14
+    for goal in goals:
         assert goal["met"] == (goal["value"] <= goal["limit"])
         assert goal["goal"] in text
 
 
-def test_what_a_peer_does_less_is_said_beside_it(run):
-    text, written = run
+def what_a_peer_does_less_is_said_beside_it(rows, text):
     less = text.split("what does less than offload")[1].split("\n\n")[0]
-    for name in set(written["rows"]["run"]["samples"]) - {"offload"}:
+    for name in set(rows["run"]["samples"]) - {"offload"}:
         assert name in less
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="the chart needs matplotlib")
-def test_the_chart_is_drawn(tmp_path):
-    chart = tmp_path / "chart.svg"
-    ran = compare("--rounds", "1", "--calls", "20", "--chart", str(chart))
-    assert ran.returncode == 0, ran.stderr
-    assert "<svg" in chart.read_text()
 
 
 def test_a_size_that_makes_no_sense_is_refused():

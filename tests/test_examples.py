@@ -68,40 +68,40 @@ def test_old_faithful_is_whole_and_named() -> None:
 @needs_matplotlib
 def test_gradient_descent(tmp_path: Path) -> None:
     picture = tmp_path / "fit.png"
-    lines = run(EXAMPLES / "gradient_descent.py", "--steps", "40", "--picture", str(picture))
+    lines = run(EXAMPLES / "gradient_descent.py", "--steps", "25", "--picture", str(picture))
     check_picture(picture)
 
     title, _, *ways, speed_up, overhead = lines[:7]
-    assert title == "1. A loop of 40 steps, plotted three ways (the last two: the quicker of two runs)"
+    assert title == "1. A loop of 25 steps, plotted three ways (the last two: the quicker of two runs)"
     rows = {line[3:12].strip(): numbers(line) for line in ways}
     assert {way: row[-2:] for way, row in rows.items()} == {
-        "blocking": [40, 40],
+        "blocking": [25, 25],
         "no plots": [0, 0],
-        "offloaded": [40, 40],
+        "offloaded": [25, 25],
     }
     loops = {way: row[0] for way, row in rows.items()}
-    assert loops["blocking"] > max(40 * 0.06, loops["offloaded"])
+    assert loops["blocking"] > max(25 * 0.06, loops["offloaded"])
     assert numbers(speed_up) == [pytest.approx(loops["blocking"] / loops["offloaded"], rel=0.1)]
     assert numbers(overhead) == [pytest.approx(loops["offloaded"] / loops["no plots"], rel=0.1)]
 
     title, without, snapshot = lines[7:10]
-    assert title == "2. Weights that change in place while 8 plots wait"
+    assert title == "2. Weights that change in place while 5 plots wait"
     assert without.startswith("   no snapshot ")
     right, sent = numbers(without)
-    assert sent == 8
-    assert right < 8
+    assert sent == 5
+    assert right < 5
     assert snapshot.startswith("   snapshot=True ")
-    assert numbers(snapshot) == [8, 8]
+    assert numbers(snapshot) == [5, 5]
 
     title, counts, newest, waited = lines[10:14]
-    assert title == "3. A service slower than the loop, and the newest of 40 plots wanted: coalesce=True"
+    assert title == "3. A service slower than the loop, and the newest of 25 plots wanted: coalesce=True"
     submitted, shown, replaced = numbers(counts)
-    assert submitted == 40 == shown + replaced
+    assert submitted == 25 == shown + replaced
     assert replaced > 0
-    assert newest == "   the last picture shows step 40, its own weights: True"
+    assert newest == "   the last picture shows step 25, its own weights: True"
     assert waited == "   the loop waited 0.00 s for the service"
 
-    assert lines[14:] == [f"The fit after step 40, with the data and the loss: {picture}"]
+    assert lines[14:] == [f"The fit after step 25, with the data and the loss: {picture}"]
 
 
 LOOPS = """
@@ -110,8 +110,8 @@ from gradient_descent import no_plot, send_plot, service, timed
 with service:
     nothing, offloaded = [], []
     for _ in range(8):
-        nothing.append(timed(no_plot, 30).loop)
-        offloaded.append(timed(send_plot, 30).loop)
+        nothing.append(timed(no_plot, 15).loop)
+        offloaded.append(timed(send_plot, 15).loop)
         if len(nothing) > 1 and min(offloaded) <= 1.15 * min(nothing):
             break
 print(min(offloaded) / min(nothing), max(nothing) / min(nothing))

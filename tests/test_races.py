@@ -826,7 +826,9 @@ from offload import Registry
 
 # Python 3.12 tells of no instruction in a frame that asks for it in the trace function: there, by line.
 EVENT = "line" if sys.version_info[:2] == (3, 12) else "opcode"
-mode, scene, stride = sys.argv[1], sys.argv[2], int(sys.argv[3]) if EVENT == "opcode" else 1
+mode, scene, stride = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if EVENT == "line":  # of some four instructions or more
+    stride = max(1, stride // 4)
 faulthandler.dump_traceback_later(30, exit=True)
 ENDS = "succeeded", "failed", "cancelled", "dropped", "coalesced"
 
