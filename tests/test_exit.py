@@ -6,6 +6,7 @@ whatever is offloaded behind it provably still waits when the program leaves.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import sysconfig
 import textwrap
@@ -1162,25 +1163,25 @@ lasts(); task(1)
 """
 
 
-def test_no_progress_where_stderr_is_no_terminal() -> None:
-    assert run(LASTS) == Left(ran=once("lasts", 1))
-
-
-def test_progress_false_forbids_it() -> None:
-    with program("configure_exit(progress=False)" + LASTS, terminal=True) as running:
-        assert running.left() == Left(ran=once("lasts", 1))
+def test_no_progress_where_it_would_not_be_seen_or_is_not_wanted() -> None:
+    """Without a stderr as under pythonw, or in a daemon that closed its streams. The programs run side by side, as each has to last."""
+    with contextlib.ExitStack() as stack:
+        running = {
+            name: stack.enter_context(program(given + LASTS, terminal=terminal))
+            for name, given, terminal in (
+                ("no terminal", "", False),
+                ("progress=False", "configure_exit(progress=False)", True),
+                ("stderr is None", "sys.stderr = None", False),
+                ("stderr is closed", "sys.stderr.close()", False),
+            )
+        }
+        left = {name: each.left() for name, each in running.items()}
+    assert left == dict.fromkeys(running, Left(ran=once("lasts", 1)))
 
 
 def test_no_progress_where_the_wait_is_short() -> None:
     with program(THREE, terminal=True) as running:
         assert running.left() == Left(ran=once("hold", 1, 2))
-
-
-@pytest.mark.parametrize("stream", ["None", "closed"])
-def test_a_program_without_stderr_is_drained(stream: str) -> None:
-    """As under pythonw, or a daemon that closed its streams."""
-    left = run(("sys.stderr = None" if stream == "None" else "sys.stderr.close()") + LASTS)
-    assert left == Left(ran=once("lasts", 1))
 
 
 # --- No thread can start -----------------------------------------------------------------------------------------
