@@ -988,3 +988,61 @@ def test_outgrow() -> None:
     assert same == "Every way gives the same numbers: True"
     assert re.fullmatch(r"A minute more of eruption: 10\.\d to 11\.\d minutes more to wait .*", interval)
     assert advice.startswith("Advice: ")
+
+
+# -- an executor that raises from submit, and has the call all the same ------------------------------------------------------
+
+
+class Grudging(ThreadPoolExecutor):
+    """What a ThreadPoolExecutor does that can't start a thread: it queues the call, raises, and an older thread may run it."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        super().__init__(1)
+        self.at_once = at_once
+        self.queued: list[Future[Any]] = []
+        self.started = threading.Event()
+        self.gate = threading.Event()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.queued.append(super().submit(self._run, fn))
+        if self.at_once:
+            assert self.started.wait(WAIT)
+        raise RuntimeError("can't start new thread")
+
+    def _run(self, fn: Callable[[], Any]) -> Any:
+        if not self.at_once:
+            assert self.gate.wait(WAIT)
+        return fn()
+
+
+def test_a_call_that_its_executor_refused_never_runs(registry: Registry) -> None:
+    ran: list[int] = []
+    with Grudging(at_once=False) as pool:
+        task = registry.configure("cpu", executor=pool).submit(ran.append, 1)
+        error = task.exception(WAIT)
+        pool.gate.set()
+        pool.queued[0].result(WAIT)
+    assert isinstance(error, OffloadError)
+    assert "was not run" in str(error)
+    assert ran == []
+
+
+@pytest.mark.parametrize("answer", [7, KeyError("gone")])
+def test_a_call_that_its_executor_refused_and_runs_ends_with_its_outcome(answer: object, registry: Registry) -> None:
+    with Grudging(at_once=True) as pool:
+        queue = registry.configure("cpu", executor=pool)
+
+        def work() -> object:
+            pool.started.set()
+            assert pool.gate.wait(WAIT)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        task = queue.submit(work)
+        assert pool.started.wait(WAIT)
+        pool.gate.set()
+        outcome = task.exception(WAIT) or task.result()
+        assert outcome is answer
+        queue.flush(WAIT)
+        assert queue.stats().running == 0

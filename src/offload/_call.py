@@ -1,6 +1,7 @@
 """A call in the hands of an executor that may run it here, on a thread of its own, or send it elsewhere."""
 
 import functools
+from concurrent.futures import Future
 from contextvars import Context
 from types import CoroutineType
 from typing import Any
@@ -14,7 +15,11 @@ from offload._task import Task
 
 
 class Call:
-    """A call in the hands of an executor. In this process it runs as it is; pickled, it becomes a Parcel."""
+    """A call in the hands of an executor. In this process it runs as it is; pickled, it becomes a Parcel.
+
+    A ThreadPoolExecutor that can't start a thread raises from ``submit`` although it has the call, and a thread that it already had may run it. So
+    whoever runs the call, or gives it up, has to `take` it first; and `ended` tells of its outcome where ``submit`` has returned no future.
+    """
 
     def __init__(self, core: Core, task: Task[Any], fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: Context | None) -> None:
         self.core = core
@@ -23,15 +28,29 @@ class Call:
         self.args = args
         self.kwargs = kwargs
         self.context = context
+        self.ended: Future[LocalOutcome] = Future()
+        self._token = [None]
 
-    def __call__(self) -> "LocalOutcome":
-        """Run it, on a thread of the executor's."""
+    def take(self) -> bool:
+        """Take the call: returns True once."""
+        try:
+            self._token.pop()
+        except IndexError:
+            return False
+        return True
+
+    def __call__(self) -> "LocalOutcome | None":
+        """Run it, on a thread of the executor's. Returns None if it was taken from the executor."""
+        if not self.take():
+            return None
         core, task = self.core, self.task
         entered(core, task)
         try:
-            return self._run()
+            outcome = self._run()
         finally:
             left(core, task)
+        self.ended.set_result(outcome)
+        return outcome
 
     def run_here(self) -> bool:
         """Run it on the worker thread. Raises what it raises."""

@@ -85,6 +85,8 @@ class Handed:
                 if not attempts_left:
                     raise self._broken(core, task, error, "was not run") from error
             except Exception as error:
+                if portable is call and not call.take():  # it runs all the same
+                    return executor, call.ended
                 raise _not_taken(core, task, executor, error) from error
             else:
                 if not callable(getattr(future, "add_done_callback", None)):
