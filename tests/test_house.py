@@ -245,14 +245,6 @@ def own_imports(tree: ast.AST) -> set[str]:
     return found
 
 
-@each_module
-def test_no_function_imports_its_own_package(path: Path) -> None:
-    """An import inside a function that dodges a circle is a design bug."""
-    for function in ast.walk(parsed(path)):
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert not own_imports(function), f"{path.name}: {function.name}"
-
-
 def test_imports_run_in_no_circle() -> None:
     graph = {path.stem: own_imports(parsed(path)) - {path.stem} for path in MODULES}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from check_imports import LAYERS, PACKAGE, faults
+from check_imports import LAYERS, LAZY, PACKAGE, faults
 
 
 def test_package_keeps_to_its_layers() -> None:
     assert (PACKAGE / "__init__.py").is_file()
-    assert faults(PACKAGE, LAYERS) == []
+    assert faults(PACKAGE, LAYERS, LAZY) == []
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,17 @@ def test_finds_each_fault(tmp_path: Path, source: str, fault: str | None) -> Non
         frozenset({"__init__"}),
     ]
     assert faults(package, layers) == ([] if fault is None else [fault])
+
+
+@pytest.mark.parametrize(("module", "found"), [("_low", 0), ("_high", 1)])
+def test_what_is_lazy_stands_lower_all_the_same(tmp_path: Path, module: str, found: int) -> None:
+    package = tmp_path / "toy"
+    package.mkdir()
+    for name in ("_high", "_low"):
+        (package / f"{name}.py").touch()
+    (package / "_middle.py").write_text(f"def f():\n    from toy import {module}")
+    layers = [frozenset({"_low"}), frozenset({"_middle"}), frozenset({"_high"})]
+    assert len(faults(package, layers, frozenset({module}))) == found
 
 
 def test_finds_a_module_without_a_place(tmp_path: Path) -> None:

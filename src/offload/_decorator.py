@@ -1,6 +1,5 @@
 """The decorator: a function whose calls go to a queue."""
 
-import _pickle  # the errors alone; pickle itself is dear to import
 import functools
 import inspect
 import sys
@@ -197,7 +196,9 @@ class Offloaded(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # typed in _t
     def __reduce_ex__(self, protocol: Any) -> Any:
         module, path = self.__module__, self.__qualname__
         if _found(module, path) is not self and not self._self_changes:
-            raise _pickle.PicklingError(
+            from pickle import PicklingError  # who pickles has paid for its import
+
+            raise PicklingError(
                 f"can't pickle {self!r}: it pickles by reference, and {module}.{path} is not it; define the function at the top of a module "
                 "and decorate it there"
             )
@@ -238,7 +239,9 @@ def _resolve(module: str, path: str, changes: dict[str, Any]) -> Any:
     __import__(module)
     found = _found(module, path)
     if not isinstance(found, Offloaded):
-        raise _pickle.UnpicklingError(f"{module}.{path} is {found!r} here, not a function decorated with offload")
+        from pickle import UnpicklingError
+
+        raise UnpicklingError(f"{module}.{path} is {found!r} here, not a function decorated with offload")
     return found.using(**changes) if changes else found
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Executor, _base
 from types import FrameType
 from typing import Any, Never, ParamSpec, TypeVar, overload
 
-from offload import _drain, _environ, _executors, _exit, _monitor, _processes, _waiting
+from offload import _drain, _environ, _exit, _monitor, _waiting
 from offload._admission import offer
 from offload._core import Core
 from offload._reading import read
@@ -73,6 +73,8 @@ class Queue(Executor):
         self._core = self._new_core(old.settings)
         self._core.closed, self._core.inline = old.closed, old.inline
         if old.refusal is not None or is_executor(old.settings.executor):
+            from offload import _executors
+
             self._core.handler, self._core.refusal = None, _executors.foreign(self._name, old.settings.executor, old.pid)
             self._core.refresh()
 
@@ -143,7 +145,13 @@ def _handler(executor: ExecutorSetting) -> Any:
     """What runs the tasks elsewhere: see `_executors` and `_processes`. None if their own threads do."""
     if executor is None:
         return None
-    return _processes.Processes() if executor == "processes" else _executors.Handed(executor)
+    if executor == "processes":
+        from offload import _processes  # with pickle and what else it takes it costs a fifth of offload's import
+
+        return _processes.Processes()
+    from offload import _executors
+
+    return _executors.Handed(executor)
 
 
 def name_of(fn: Callable[..., Any]) -> str:

@@ -17,14 +17,13 @@ I6  A KeyboardInterrupt can strike the main thread at any call, also inside a se
 """
 
 import collections
-import dataclasses
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from offload import _monitor
 from offload._crew import Crew
@@ -39,8 +38,7 @@ SLACK = 256
 monotonic = time.monotonic
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A failed task, without its arguments."""
 
     name: str

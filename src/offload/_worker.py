@@ -123,6 +123,7 @@ def claim(core: Core, worker: Worker, done: Task[Any] | None) -> Task[Any] | Non
         now = monotonic()
         if worker.parked:
             core.crew.unpark(worker)
+        running = core.running  # without `done`; in `core` it stays as it is where one task follows another
         if done is not None:
             if done._watched:
                 return done
@@ -131,9 +132,9 @@ def claim(core: Core, worker: Worker, done: Task[Any] | None) -> Task[Any] | Non
             core.run_seconds += ran
             if ran > core.run_seconds_max:
                 core.run_seconds_max = ran
-            core.running -= 1
             core.succeeded += 1
-        if core.running < core.capacity and core.crew.size <= core.crew.largest:
+            running -= 1
+        if running < core.capacity and core.crew.size <= core.crew.largest:
             task = core.line.pop()
             if task is not None:
                 waited = now - task._since
@@ -142,10 +143,12 @@ def claim(core: Core, worker: Worker, done: Task[Any] | None) -> Task[Any] | Non
                     core.wait_seconds_max = waited
                 task._since = now
                 task._state = RUNNING
-                core.running += 1
+                if done is None:
+                    core.running = running + 1
                 if core.blocked:
                     core.admit_blocked()
                 return task
+        core.running = running
         _stand_down(core, worker)
         return None
     finally:
