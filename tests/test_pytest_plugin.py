@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import threading
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import Gate
+
+from offload import Registry, _observing
+from offload.pytest_plugin import Watch
 
 pytest_plugins = ["pytester"]
 
@@ -254,6 +260,72 @@ def test_a_failure_that_somebody_looked_at_is_no_concern(run: Run, mode: str) ->
     result = run(LOOKED_AT, offload_mode=mode)
     result.assert_outcomes(passed=6, failed=2)
     result.stdout.fnmatch_lines(["FAILED test_app.py::test_waiting_is_not*", "FAILED test_app.py::test_flush_without_errors_is_not*"])
+
+
+def test_a_callback_that_still_runs_may_be_who_looks(registry: Registry, gate: Callable[[str], Gate]) -> None:
+    """The worker: the task ends; its callback is entered; it looks at the outcome. The test ends between the two."""
+    watch = Watch("threads", PATIENCE, keeps_arguments=False)
+    entered, opened = threading.Event(), threading.Event()
+
+    def look(task: Future[object]) -> None:
+        entered.set()
+        assert opened.wait(PATIENCE)
+        assert isinstance(task.exception(), ZeroDivisionError)
+
+    _observing.add(watch)
+    try:
+        blocked = gate("sums")
+        task = registry.queue("sums").submit(divmod, 1, 0)
+        task.add_done_callback(look)
+        blocked.open()
+        assert entered.wait(PATIENCE)
+        assert task.done()
+        with ThreadPoolExecutor(1) as test:
+            verdict = test.submit(watch.verdict)
+            while not task._owner.idle_waiters:  # the test, that waits
+                assert not verdict.done()
+            opened.set()
+            assert verdict.result(PATIENCE) is None
+    finally:
+        opened.set()
+        _observing.remove(watch)
+
+
+def test_callbacks_that_do_not_end_are_named(run: Run) -> None:
+    result = run(
+        """
+opened = threading.Event()
+
+def test_stuck(offloaded):
+    ends = threading.Event()
+    task = offload.queue("mail").submit(ends.wait, 10)
+    task.add_done_callback(lambda task: opened.wait())
+    ends.set()
+    offloaded.flush()
+
+@pytest.fixture
+def ended():
+    yield
+    opened.set()
+
+def test_flush_in_a_callback(ended, offloaded):
+    ends = threading.Event()
+    seen = []
+    def look(task):
+        offloaded.flush()
+        seen.append(task.result())
+    task = offload.queue("other").submit(ends.wait, 10)
+    task.add_done_callback(look)
+    ends.set()
+    offloaded.flush()
+    assert seen == [True]
+""",
+        offload_timeout="0.5",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*TimeoutError: 1 of the test's tasks had not ended 0.5 s after it: *Event.wait, offloaded at * to queue 'mail', its callbacks still run"]
+    )
 
 
 def test_a_cancelled_task_is_no_failure(run: Run) -> None:

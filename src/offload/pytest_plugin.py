@@ -8,9 +8,10 @@ It does nothing to a test that does not ask for it. A suite asks with the ini op
 - ``offload_mode = threads`` or ``inline`` is the same for the whole suite.
 - ``offloaded``, a fixture, gives the test a fresh default registry and records its calls.
 
-In a test that asked, each task that it offloaded, on whatever queue, has ended when the test has: tasks that still run are waited for, and after the
-timeout the test fails and names them. A task that failed fails the test too, with the task's own traceback, unless somebody looked at the outcome: by
-``result()``, ``exception()``, ``await``, ``flush(raise_errors=True)``, or through ``offloaded``. An ``on_error`` handler is not somebody.
+In a test that asked, each task that it offloaded, on whatever queue, has ended when the test has, and its callbacks have run: tasks that still run
+are waited for, and after the timeout the test fails and names them. A task that failed fails the test too, with the task's own traceback, unless
+somebody looked at the outcome: by ``result()``, ``exception()``, ``await``, ``flush(raise_errors=True)``, or through ``offloaded``. An ``on_error``
+handler is not somebody.
 """
 
 import concurrent.futures
@@ -22,11 +23,12 @@ from typing import Any
 
 import pytest
 
-from offload import _exit, _observing, testing
+from offload import _exit, _observing, _waiting, testing
 from offload._errors import OffloadError
 from offload._task import PENDING, Task
 
 MODES = ("threads", "inline", "off")
+LOOK_AGAIN = 0.05  # seconds
 LAST_WAIT = 1.0  # seconds that tasks which outlived their test are given when the whole run ends
 
 
@@ -130,8 +132,8 @@ class Watch(_observing.Observer):
         self.seen.add(task)
 
     def unfinished(self) -> list[Call]:
-        """The calls that have not ended and that no test has failed for."""
-        return [call for call in self.calls if call not in self.refusals and call not in self.told and not call.task.done()]
+        """The calls that have not ended, their callbacks included, and that no test has failed for."""
+        return [call for call in self.calls if call not in self.refusals and call not in self.told and not _over(call.task)]
 
     def wait(self, timeout: float | None = None) -> list[Call]:
         """Wait for the tasks, and theirs. Returns those that have not ended in time."""
@@ -140,7 +142,10 @@ class Watch(_observing.Observer):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 break
-            concurrent.futures.wait([call.task for call in unfinished], remaining)
+            if tasks := [call.task for call in unfinished if not call.task.done()]:
+                concurrent.futures.wait(tasks, remaining)
+            else:
+                _wait_for_callbacks([call.task for call in unfinished], deadline)
         return unfinished
 
     def failures(self) -> list[Call]:
@@ -169,6 +174,22 @@ class Watch(_observing.Observer):
         return errors[0] if errors else None
 
 
+def _over(task: Task[Any]) -> bool:
+    """Whether it has ended and its callbacks have run: one of them may be who looks at its outcome."""
+    core: Any = task._owner
+    return task.done() and (task not in core.finishing or core.runs_here())  # a callback that waits does not wait for itself
+
+
+def _wait_for_callbacks(tasks: list[Task[Any]], deadline: float) -> None:
+    """Block until the callbacks of tasks that have ended have run, or the deadline has passed."""
+
+    def cores() -> list[Any]:
+        return [] if time.monotonic() >= deadline else [task._owner for task in tasks if not _over(task)]
+
+    # Not for longer than a moment at once: their queue may have more to do, for somebody else, when they have run.
+    _waiting.wait_until_idle(cores, lambda _: min(LOOK_AGAIN, deadline - time.monotonic()))
+
+
 def _still_kept(task: Task[Any]) -> bool:
     """Whether ``flush(raise_errors=True)`` has not handed this failure to anybody yet."""
     core: Any = task._owner
@@ -190,7 +211,9 @@ def _still_running(calls: list[Call], timeout: float) -> str:
 
 
 def _place(call: Call) -> str:
-    return f"{call.name}, offloaded at {call.task.caller} to queue {call.task.queue!r}{', not started' if call.task._state == PENDING else ''}"
+    core: Any = call.task._owner
+    state = ", not started" if call.task._state == PENDING else ", its callbacks still run" if call.task in core.finishing else ""
+    return f"{call.name}, offloaded at {call.task.caller} to queue {call.task.queue!r}{state}"
 
 
 # -- pytest's side -----------------------------------------------------------------------------------------------------------------
