@@ -139,6 +139,32 @@ def test_a_misspelt_variable_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
     assert "did you mean 'workers'?" in capsys.readouterr().err
 
 
+def test_a_switch_that_makes_no_sense_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("OFFLOAD_INLINE", "maybe")
+    assert check(tmp_path, "[tool.offload.queues.plots]\n") == 1
+    assert "environment variable OFFLOAD_INLINE='maybe': allowed: 1, true," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "note"),
+    [
+        ("OFFLOAD_QUEUE__PLOTS__WORKERS", "is read by nobody: unknown part 'QUEUE'; did you mean 'queues'?"),
+        ("OFFLOAD_WORKERS", "is read by nobody: unknown part 'WORKERS'; allowed: exit, inline, queues, trace"),
+        ("OFFLOAD_EXITS__TIMEOUT", "is read by nobody: unknown part 'EXITS'; did you mean 'exit'?"),
+        ("OFFLOAD_ACME__QUEUES__EVENTS__WORKERS", None),  # another registry's
+        ("OFFLOAD_ACME__EXIT__TIMEOUT", None),
+        ("OFFLOAD_TRACE_PID", None),
+    ],
+)
+def test_a_variable_that_nobody_reads_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, note: str | None
+) -> None:
+    monkeypatch.setenv(variable, "3")
+    assert check(tmp_path, "[tool.offload.queues.plots]\n") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == ([f"note: environment variable {variable} {note}"] if note else [])
+
+
 def test_checking_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from offload import _exit
 

@@ -137,6 +137,10 @@ def test_the_html_table_is_well_formed_and_escaped(registry: Registry) -> None:
     (row,) = table.findall("tbody/tr")
     assert [cell.text for cell in row][:3] == ["<b>&", "0 of 1", "10000"]
     assert len(row) == len(table.findall("thead/tr/th"))
+    stats = ElementTree.fromstring(registry.stats()._repr_html_())
+    (row,) = stats.findall("tbody/tr")
+    assert [cell.text for cell in row][:2] == ["<b>&", "0"]
+    assert len(row) == len(stats.findall("thead/tr/th"))
 
 
 def test_the_view_is_a_mapping_that_nobody_can_write_to(registry: Registry) -> None:

@@ -441,7 +441,7 @@ def test_a_function_that_no_process_can_find_fails_in_words() -> None:
         tasks=False,
         how="-c",
     )
-    assert left == Left(stdout=Like(r".*can't find __main__\.work.*\n"), stderr=Like(".*"))
+    assert left == Left(stdout=Like(r".*can't find __main__\.work here, .* notebook, .*\n"), stderr=Like(".*"))
 
 
 @needs_kill

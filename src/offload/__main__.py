@@ -2,16 +2,19 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from offload import _environ, _exit
 from offload._errors import ConfigurationError
-from offload._settings import NAMES, Settings, check
+from offload._settings import NAMES, Settings, check, near
 
 DEFAULT = "default"
 SWITCHES = ("OFFLOAD_INLINE", "OFFLOAD_TRACE")
+_READ = re.compile(r"OFFLOAD_(INLINE|TRACE|TRACE_PID|(\w+?__)?(QUEUES__\w+?__\w+|EXIT__\w+))")
+"""The variables that the default registry reads, or one that this check knows nothing of."""
 
 
 class Setting(NamedTuple):
@@ -31,6 +34,7 @@ class Checked:
         self.leaving: list[Setting] = []
         self._path = path
         self._registry = registry
+        self._check_switches()
         try:
             table, where = _environ.load(path)
             queues, leaving = _environ.sections(table, where)
@@ -43,6 +47,12 @@ class Checked:
             else:
                 self.errors.append(f"{path}: a queue's name is a string that is not empty")
         self.leaving = list(self._exit_settings(leaving))
+
+    def _check_switches(self) -> None:
+        try:
+            _environ.inline()
+        except ConfigurationError as error:
+            self.errors.append(str(error))
 
     def _settings(self, queue: str, given: Mapping[str, Any]) -> Iterator[Setting]:
         merged = self._merged(given, f"{self._path}: queues.{queue}", NAMES, lambda: _environ.for_queue(self._registry, queue))
@@ -132,8 +142,13 @@ def _notes(checked: Checked, registry: str) -> Iterator[str]:
     start = f"{_environ.prefix(registry)}QUEUES__"
     known = tuple(f"{start}{_environ._upper(name)}__" for name in checked.queues)
     for variable in sorted(os.environ):
-        if variable.upper().startswith(start) and not variable.upper().startswith(known):
-            yield f"environment variable {variable} is for a queue that this file does not name"
+        name = variable.upper()
+        if name.startswith(start):
+            if not name.startswith(known):
+                yield f"environment variable {variable} is for a queue that this file does not name"
+        elif name.startswith("OFFLOAD_") and not _READ.fullmatch(name):
+            part = name.removeprefix("OFFLOAD_").partition("__")[0]
+            yield f"environment variable {variable} is read by nobody: unknown part {part!r}{near(part, ('queues', 'exit', 'inline', 'trace'))}"
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ class Reference:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         for function in itertools.islice(_layers(self.module, self.path), self.depth, None):
             return function(*args, **kwargs)
+        where = next((directory for directory in sys.path if os.path.isdir(directory or ".")), "") or os.getcwd()
         raise OffloadError(
-            f"this process (its Python modules: {sys.path[0] or os.getcwd()!r} and so on) can't find "
-            f"{self.module}.{self.path} as it is decorated where it was called; a function that was typed at a prompt or "
-            "changed since can't be found by name: put it in a module that both sides import"
+            f"can't find {self.module}.{self.path} here, in another process, as it is decorated where it was called; what was typed at a prompt or "
+            "in a notebook, or has changed since, can't be found by its name: put it in a module that both sides import (this one looks in "
+            f"{where!r} and the rest of its sys.path)"
         )
 
 

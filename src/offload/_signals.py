@@ -12,8 +12,8 @@ def drain_on_signal(*signals: int) -> None:
     """Make these signals (default: SIGTERM) leave the program through ``SystemExit(128 + n)``, so that its exit handlers run and its queues drain.
 
     Returns None, does not block. Raises RuntimeError off the main thread, where Python handles no signals, and ConfigurationError for a signal that
-    can't be handled or that the application handles already: raise SystemExit from that handler instead. Nothing is changed if one of them is
-    refused.
+    can't be handled or that has a handler already: raise SystemExit from that one instead, or, if a server has set it, flush where that server shuts
+    down. Nothing is changed if one of them is refused.
     """
     chosen = signals or (signal.SIGTERM,)
     if threading.current_thread() is not threading.main_thread():
@@ -33,7 +33,8 @@ def _check(number: int) -> signal.Signals:
         raise ConfigurationError(f"drain_on_signal: no program can handle {known.name}; it loses what waits in memory")
     if handler not in (signal.SIG_DFL, signal.default_int_handler, _leave):
         raise ConfigurationError(
-            f"drain_on_signal: {known.name} has a handler already ({handler!r}); raise SystemExit({128 + known}) from it, and offload drains"
+            f"drain_on_signal: {known.name} has a handler already ({handler!r}). If it is yours, raise SystemExit({128 + known}) from it, and "
+            "offload drains; if a server has set it, leave drain_on_signal away, and let the server's shutdown hook await aflush() or call flush()"
         )
     return known
 

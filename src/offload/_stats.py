@@ -32,12 +32,17 @@ class QueueStats:
 
 
 class StatsTable(dict[str, QueueStats]):
-    """The stats of several queues by name; ``str()`` of it is a table for people."""
+    """The stats of several queues by name; ``str()`` of it is a table for people, and a notebook shows one of HTML."""
 
     def __str__(self) -> str:
+        return aligned(self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows())
+
+    def _rows(self) -> list[list[str]]:
         names = [field.name for field in dataclasses.fields(QueueStats)]
-        rows = [["queue", *names], *([name, *_cells(stats, names)] for name, stats in self.items())]
-        return aligned(rows)
+        return [["queue", *names], *([name, *_cells(stats, names)] for name, stats in self.items())]
 
 
 def _cells(stats: QueueStats, names: Iterable[str]) -> list[str]:
@@ -50,3 +55,12 @@ def aligned(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def html_table(rows: list[list[str]]) -> str:
+    """The same as a table of HTML, for notebooks."""
+    from html import escape  # nobody else needs it
+
+    head, *body = [[escape(cell) for cell in row] for row in rows]
+    lines = [f"<tr><th>{row[0]}</th><td>{'</td><td>'.join(row[1:])}</td></tr>" for row in body]
+    return f"<table><thead><tr><th>{'</th><th>'.join(head)}</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"

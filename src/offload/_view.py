@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from offload._queue import Queue
-from offload._stats import aligned
+from offload._stats import aligned, html_table
 
 COLUMNS = ("waiting", "running", "succeeded", "failed", "cancelled", "dropped", "coalesced", "rejected")
 
@@ -30,13 +30,7 @@ class QueuesView(Mapping[str, Queue]):
         return aligned(self._rows()) if self else "no queues yet"
 
     def _repr_html_(self) -> str:
-        from html import escape  # for notebooks alone
-
-        if not self:
-            return "<p>no queues yet</p>"
-        head, *rows = [[escape(cell) for cell in row] for row in self._rows()]
-        lines = [f"<tr><th>{row[0]}</th><td>{'</td><td>'.join(row[1:])}</td></tr>" for row in rows]
-        return f"<table><thead><tr><th>{'</th><th>'.join(head)}</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        return html_table(self._rows()) if self else "<p>no queues yet</p>"
 
     def _rows(self) -> list[list[str]]:
         rows = [["queue", "workers", "maxsize", *COLUMNS]]
