@@ -3,7 +3,8 @@ method.
 
 `Offloaded` is declared here and not there because wrapt's classes can't say what becomes of parameters and result. Known limits of checkers, not of
 the library: mypy sees no parameters of a function that returns Any, and can't keep the type variables of a decorated generic function; a classmethod
-or staticmethod *around* the decorator loses ``call``, ``using`` and ``queue`` for all but mypy.
+or staticmethod *around* the decorator loses ``call``, ``using`` and ``queue`` for all but mypy; pyright's strict mode knows no types for the
+parameters of a lambda that takes what it likes, so ``coalesce`` wants a ``def`` there.
 """
 
 from collections.abc import Callable, Coroutine

@@ -1,13 +1,17 @@
 """User code that type checkers accept, and the types that they see in it. Never run: test_typing.py hands it to each checker."""
 
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Never, assert_type
+from typing import Any, Generic, Never, TypeVar, assert_type
 
 import offload as package
 from offload import Offloaded, Queue, QueueStats, Registry, Task, aflush, configure, configure_from, flush, offload, queue, queues, stats
 
+T = TypeVar("T")
 registry = Registry("acme", workers=2)
 
 
@@ -133,6 +137,10 @@ class Sender:
     async def static_async(to: str) -> int:
         return len(to)
 
+    @offload
+    def send_number(self, number: int) -> None:
+        return None
+
     def uses_its_own(self) -> None:
         assert_type(self.send("a", urgent=True), Task[int])
         assert_type(self.class_inside("a"), Task[int])
@@ -173,6 +181,71 @@ counts += [assert_type(Sender.class_async.call("a"), Coroutine[Any, Any, int])]
 counts += [assert_type(sender.static_async.call("a"), Coroutine[Any, Any, int])]
 
 
+# --- methods that give back their own class, of dataclasses, of generic classes
+
+
+@dataclass
+class Point:
+    x: float
+
+    @offload
+    def mirrored(self, *through: "Point") -> "Point":
+        return Point(-self.x)
+
+    @offload
+    @classmethod
+    def origin(cls, *, x: float = 0) -> "Point":
+        return cls(x)
+
+    @classmethod
+    @offload
+    def parsed(cls, text: str) -> "Point":
+        return cls(float(text))
+
+
+class Box(Generic[T]):
+    def __init__(self, content: T) -> None:
+        self.content = content
+
+    @offload
+    def get(self) -> T:
+        return self.content
+
+    @offload(queue="boxes")
+    def put(self, content: T) -> None:
+        self.content = content
+
+
+assert_type(Point(1).mirrored(Point(2), Point(3)).result(), Point)
+assert_type(Point.origin(x=1.0), Task[Point])
+assert_type(Point.parsed("1"), Task[Point])
+assert_type(Box(1).get(), Task[int])
+assert_type(Box("a").put("b"), Task[None])
+
+
+# --- handed to what takes functions and futures
+
+
+def takes_function(function: Callable[[int], object]) -> None: ...
+def takes_offloaded(function: Callable[[int], Task[float]]) -> None: ...
+def takes_awaitable(awaitable: Awaitable[float]) -> None: ...
+
+
+async def several() -> None:
+    assert_type(await asyncio.gather(fetch("a"), bare(1)), tuple[bytes, float])
+    assert_type(await asyncio.wait_for(fetch("a"), 1), bytes)
+    assert_type(await asyncio.wrap_future(bare(1)), float)
+
+
+takes_function(bare)
+takes_function(sender.send_number)
+takes_offloaded(bare)
+takes_awaitable(bare(1))
+done, waiting = wait([bare(1), bare(2)])
+for each in as_completed([bare(1)]):
+    assert_type(each.result(), float)
+
+
 # --- partials, callable objects, other people's functions, an Offloaded again
 
 
@@ -198,6 +271,8 @@ assert_type(offload(halve, queue="plots", coalesce=True)(1, digits=2), Task[floa
 assert_type(offload(partial(halve, 1))(2), Task[float])
 assert_type(offload(partial(halve, digits=1))(2).result(), float)
 assert_type(offload(print)("a", "b", sep=""), Task[None])
+assert_type(offload([1].append)(2), Task[None])
+assert_type(offload(json.dumps, queue="files")({"a": 1}, indent=2), Task[str])
 assert_type(offload(bare, queue="other")(1), Task[float])
 assert_type(offload(queue="other")(bare).call(1), float)
 

@@ -1,9 +1,10 @@
 """User code that type checkers refuse, in each line marked as such and in no other. Never run: see test_typing.py."""
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from offload import Offloaded, Queue, QueueStats, Registry, Task, configure, configure_exit, flush, offload, queue
 
+T = TypeVar("T")
 registry = Registry("acme")
 Registry("acme", worker=2)  # error: a misspelt setting
 Registry(name="acme")  # error: positional only
@@ -96,6 +97,28 @@ Sender.class_outside(1)  # error: not a str
 sender.static_inside("a", "b")  # error: one too many
 Sender.static_inside(1)  # error: not a str
 Sender.static_outside(1)  # error: not a str
+
+
+class Box(Generic[T]):
+    @offload
+    def put(self, content: T) -> None:
+        return None
+
+
+def fill(box: Box[int]) -> None:
+    box.put("a")  # error: not an int
+
+
+class Plotter:
+    def __call__(self, xs: list[float]) -> bytes:
+        return b""
+
+
+plot = offload(queue="plots")(Plotter())
+plot("a")  # error: not a list
+plot.call(3)  # error: not a list
+plot([1.0]).upper()  # error: a Task
+offload([1].append)("a")  # error: not an int
 
 # --- options and settings
 
