@@ -14,6 +14,7 @@ import csv
 import importlib.util
 import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,8 @@ def advice(runs: dict[str, Run], cores: int) -> str:
     if gain < 1.2:
         return f"Advice: {cores} cores gave nothing here (others may use them); stay with threads"
     if best == "threads":
+        if getattr(sys, "_is_gil_enabled", lambda: True)():  # threads take turns on one core: the others were busy with something else meanwhile
+            return "Advice: the machine was too busy to tell; run it again"
         return "Advice: this Python runs threads on all cores; stay with them"
     return (
         f'Advice: executor="processes" for work that computes; threads for work that waits. {cores} cores allow {cores} '

@@ -46,7 +46,7 @@ LAYERS: Sequence[frozenset[str]] = [
         "_registry _typing",
         "_decorator",
         "_api",
-        "testing _trace _otel _prometheus",
+        "testing _trace _otel _prometheus _watch",
         # the façade, and what stands outside of it
         "__init__",
         "pytest_plugin __main__",

@@ -990,6 +990,18 @@ def test_outgrow() -> None:
     assert advice.startswith("Advice: ")
 
 
+@pytest.mark.parametrize(("gil", "said"), [(True, "too busy to tell"), (False, "runs threads on all cores")])
+def test_outgrow_does_not_take_noise_for_parallel_threads(monkeypatch: pytest.MonkeyPatch, gil: bool, said: str) -> None:
+    example = Path(__file__).parent.parent / "examples" / "outgrow.py"
+    spec = importlib.util.spec_from_file_location("outgrow", example)
+    assert spec is not None and spec.loader is not None
+    outgrow = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(outgrow)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: gil, raising=False)
+    runs = {way: outgrow.Run(0.0, work, []) for way, work in (("this thread", 2.0), ("threads", 1.0), ("processes", 1.2))}
+    assert said in outgrow.advice(runs, 2)
+
+
 # -- an executor that raises from submit, and has the call all the same ------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import Gate
 
 from offload import Registry, _observing
-from offload.pytest_plugin import Watch
+from offload._watch import Watch
 
 pytest_plugins = ["pytester"]
 
