@@ -1058,3 +1058,22 @@ def test_a_call_that_its_executor_refused_and_runs_ends_with_its_outcome(answer:
         assert outcome is answer
         queue.flush(WAIT)
         assert queue.stats().running == 0
+
+
+def test_the_executor_may_change_as_soon_as_a_result_is_there(registry: Registry) -> None:
+    """The task's callbacks may still run then: this one is in their midst."""
+    seen: list[object] = []
+    with ThreadPoolExecutor(1, "pool") as pool:
+        queue = registry.configure("cpu", executor=pool)
+        task = queue.submit(int, 1)
+
+        def change(_: Future[int]) -> None:
+            try:
+                seen.append(registry.configure("cpu", executor=None).settings.executor)
+            except ConfigurationError as error:
+                seen.append(error)
+
+        task.add_done_callback(change)
+        queue.flush(WAIT)
+        assert seen == [None]
+        assert queue.submit(threading.current_thread).result(WAIT).name == "offload-cpu-0"

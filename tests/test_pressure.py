@@ -832,3 +832,16 @@ def test_totals_under_stress(seed: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr  # a hang tells where
     assert done.stderr == ""
     assert f"seed {seed}" in done.stdout
+
+
+def test_a_warning_names_the_registry_too(caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry("acme", on_full="drop_newest", maxsize=1)
+    queue = registry.queue("events")
+    gate = threading.Event()
+    queue.submit(gate.wait, WAIT)
+    until(lambda: queue.stats().running == 1)
+    queue.submit(int)
+    queue.submit(int)
+    gate.set()
+    registry.shutdown()
+    assert "queue 'acme.events' dropped calls" in caplog.text

@@ -45,8 +45,13 @@ class Payload:
 
 def has_gone(gone: threading.Event) -> bool:
     """A worker may let go a moment after its task counts as done; and free-threaded builds may free what it made only when it runs again, or now."""
-    until(lambda: gc.collect() is None or gone.wait(0.001))
-    return gone.is_set()
+
+    def looked() -> bool:
+        gc.collect()
+        return gone.is_set()
+
+    until(looked)
+    return True
 
 
 # --- queues and threads are made when they are needed

@@ -25,7 +25,7 @@ class Core(State):
         the handler away from tasks that wait or run.
         """
         if handler is not self.handler:
-            if self.unfinished:
+            if len(self.line) or self.running:  # what has ended needs it no more
                 return False
             self.handler = handler
         if settings.executor is not self.settings.executor:

@@ -119,7 +119,7 @@ def _say(monitor: _monitor.Monitor, why: str) -> None:
     left = {core: names for core, names in left.items() if names}
     if left:
         total = sum(map(len, left.values()))
-        queues = "; ".join(f"{len(names)} of queue {core.logger.name.removeprefix('offload.')!r} ({_some(names)})" for core, names in left.items())
+        queues = "; ".join(f"{len(names)} of queue {core.path!r} ({_some(names)})" for core, names in left.items())
         log.warning("left %d offloaded call%s behind at exit (%s): %s", total, "" if total == 1 else "s", why, queues)
 
 

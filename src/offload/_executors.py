@@ -207,7 +207,7 @@ class Handed:
             try:
                 executor.shutdown(wait=wait)
             except Exception:
-                core.logger.exception("queue %r could not shut down the executor that it made", core.name)
+                core.logger.exception("queue %r could not shut down the executor that it made", core.path)
 
 
 def foreign(name: str, executor: Any, pid: int) -> str:

@@ -22,7 +22,7 @@ def report(core: Core, task: Task[Any], error: BaseException) -> None:
         try:
             on_error(task, error)
         except BaseException as own:  # noqa: BLE001  # whatever a handler raises is its own failure, not the task's or the worker's
-            log_error(core, own, "on_error of queue %r failed for %s (offloaded at %s)", core.name, task.name, task.caller)
+            log_error(core, own, "on_error of queue %r failed for %s (offloaded at %s)", core.path, task.name, task.caller)
     clear_frames(error)
     keep(core, Failure(task.name, task.caller, error))
 

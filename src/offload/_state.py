@@ -52,7 +52,7 @@ class State:
     # fmt: off
     __slots__ = (
         "__weakref__",
-        "name", "label", "logger", "monitor", "mark", "pid", "successor", "_run_in_place",
+        "name", "path", "label", "logger", "monitor", "mark", "pid", "successor", "_run_in_place",
         "settings", "inline", "context", "capacity", "lent", "awaiting", "bound", "limit", "closed", "handler", "hands_over", "refusal",
         "exit_timeout",
         "line", "blocked", "crew", "loop", "elsewhere", "idle_waiters",
@@ -74,6 +74,7 @@ class State:
         self.name = name
         self.label = label
         self.logger = logger
+        self.path = logger.name.removeprefix("offload.")  # its name and its registry's, for whoever reads a log
         self.monitor: _monitor.Monitor = _monitor.current
         self.mark = self.monitor.mark
         self.pid = os.getpid()

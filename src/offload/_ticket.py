@@ -26,7 +26,7 @@ def say_once(core: Core, what: str) -> None:
     """Log a WARNING about a full queue, the first time."""
     if what not in core.said:
         core.said.add(what)
-        core.logger.warning(f"queue %r {what}", core.name, core.settings.maxsize, core.settings.on_full)
+        core.logger.warning(f"queue %r {what}", core.path, core.settings.maxsize, core.settings.on_full)
 
 
 class Ticket:
@@ -171,5 +171,5 @@ def _warn_in_event_loop(core: Core) -> None:
         say_once(
             core,
             "blocks the thread of a running event loop: it is full (maxsize=%s, on_full=%r). Use another policy for calls from coroutines: "
-            "set on_full to 'raise', 'drop_newest', 'drop_oldest' or 'caller_runs'",
+            "set on_full to 'raise', 'drop_newest' or 'drop_oldest'",
         )

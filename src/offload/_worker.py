@@ -101,7 +101,7 @@ def _run_waiting(core: Core, error: RuntimeError) -> None:
     monitor = core.monitor
     if not (monitor.told_no_thread or monitor.leaving):  # while leaving nobody could do anything about it, and nothing is lost
         monitor.told_no_thread = True
-        core.logger.warning("queue %r runs its calls in their callers: no thread can be started (%s)", core.name, error)
+        core.logger.warning("queue %r runs its calls in their callers: no thread can be started (%s)", core.path, error)
     while (task := _take(core)) is not None:
         run_here(core, task, in_slot=True)
 
