@@ -392,12 +392,23 @@ def test_what_runs_in_place_on_the_loop_may_await_the_queues_next_coroutines(reg
 
 
 def test_the_loop_that_stepped_aside_ends_with_its_last_coroutine(registry: Registry, gates: AsyncGates, threads: Threads) -> None:
-    queue = registry.configure("plots", workers=3, maxsize=1, idle_timeout=None)
+    queue = registry.configure("plots", workers=2, maxsize=1, on_full="caller_runs", idle_timeout=None)
     hold = registry.offload(queue="plots")(gates.hold)
+    busy, held = threading.Event(), threading.Event()
+    waiting: list[Task[Any]] = []
+
+    def inner() -> None:
+        """In place, on the thread of the loop: it waits for a coroutine of the queue, which so must run on another loop."""
+        assert waiting[0].cancel()
+        held.set()  # the other worker is free
+        hold(1)
+        gates.begun()
 
     async def block() -> None:
-        hold(1)
-        queue.submit(gates.begun).result(WAIT)  # the loop is blocked here, and `hold` runs all the same
+        queue.submit(lambda: (busy.set(), held.wait(WAIT)))
+        assert busy.wait(WAIT)
+        waiting.append(queue.submit(int))
+        queue.submit(inner).result(0)
         raise NotImplementedError
 
     blocked = registry.offload(queue="plots")(block)()
