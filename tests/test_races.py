@@ -47,7 +47,7 @@ def blocked(thread: threading.Thread) -> bool:
     seen = set()
     for _ in range(6):
         top = sys._current_frames().get(thread.ident or 0)
-        if top is None:
+        if top is None or top.f_lineno is None:  # free-threaded: caught between two lines
             return False
         line = linecache.getline(top.f_code.co_filename, top.f_lineno)
         if re.search(r"acquire|wait|join|with ", line) is None:

@@ -392,7 +392,7 @@ for step in itertools.count(1):
         wrong.append(f"run twice after {where}")
     if where is None or len(wrong) > 5:
         break
-say(step > 5, *wrong)
+say(step > 2, *wrong)  # a call on a queue at work enters two of them
 os._exit(0)  # a queue that hangs would hang here too
 """
 

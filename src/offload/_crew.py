@@ -27,6 +27,8 @@ class Hand(Protocol):
     task: Task[Any] | None
     thread: BackgroundThread
 
+    @property
+    def busy(self) -> bool: ...
     def release(self) -> None: ...
 
 

@@ -198,7 +198,7 @@ def _unsaid(core: Core) -> list[str]:
 def _let_go(core: Core, *, only_waited_for: bool) -> list[threading.Thread]:
     """Wake the parked workers, and end an idle loop. Returns the threads that will end at once."""
     core.crew.wake_all()
-    going = [worker.thread for worker in core.crew.workers.values() if worker is not None and worker.task is None]
+    going = [worker.thread for worker in core.crew.workers.values() if worker is not None and not worker.busy]
     loop = core.loop
     if loop is not None and not loop.active and not (only_waited_for and loop.thread.left_behind):
         loop.end()

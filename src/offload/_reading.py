@@ -28,7 +28,7 @@ def _now(core: Core) -> QueueStats:
         running=core.running,
         rejected=core.rejected,
         workers=core.crew.size,
-        busy=sum(worker is not None and worker.task is not None for worker in core.crew.workers.values()),
+        busy=sum(worker is not None and worker.busy for worker in core.crew.workers.values()),
         blocked_seconds=core.blocked_seconds + sum(now - ticket.since for ticket in core.blocked),
         wait_seconds=core.wait_seconds,
         wait_seconds_max=core.wait_seconds_max,

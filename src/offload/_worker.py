@@ -64,6 +64,11 @@ class Worker:
                 core.handler.worker_ends(core)
             _delist(core)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has a task. Inside a section: one that has parked may not have let go of its last `task` yet."""
+        return self.task is not None and not self.parked
+
     def release(self) -> None:
         """Wake it, or let it look again if it is awake. Never blocks."""
         try:
