@@ -53,6 +53,8 @@ def blocked(thread: threading.Thread) -> bool:
         if not any(frame.f_code.co_filename.startswith(PACKAGE) for frame in frames):
             return False
         top = frames[0]
+        if top.f_lineno is None:  # free-threaded: caught between two lines
+            return False
         if re.search(r"acquire|wait|join", linecache.getline(top.f_code.co_filename, top.f_lineno)) is None:
             return False
         seen.add((id(top), top.f_lasti))
