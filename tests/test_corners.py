@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import io
 import pickle
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from pathlib import Path
@@ -34,6 +36,7 @@ from offload import (
     offload,
     testing,
 )
+from offload._threads import BackgroundThread
 
 
 def nothing(*args: object, **kwargs: object) -> None:
@@ -514,3 +517,132 @@ def test_waiting_in_the_middle_of_a_call_is_refused_rather_than_endless(registry
         answers = call_by_without_flush(Nosy(lambda: registry.flush(timeout=0)), registry)
     assert all(isinstance(answer, RuntimeError | TimeoutError) for answer in answers)
     assert waiting.result(WAIT) is None
+
+
+def test_what_is_dropped_inside_a_workers_step_may_start_another_queue(registry: Registry) -> None:
+    """A tombstone's last reference goes with the worker's look at the line; its callback's __del__ calls a queue that has no worker yet."""
+    held, gate, ran = threading.Event(), threading.Event(), threading.Event()
+    first_call = registry.offload(queue="other")(ran.set)
+
+    class Noisy:
+        def __call__(self, _: object) -> None: ...
+
+        def __del__(self) -> None:
+            first_call()
+
+    queue = registry.queue("plots")
+    queue.submit(lambda: (held.set(), gate.wait(WAIT)))
+    assert held.wait(WAIT)
+    task = queue.submit(int)
+    task.add_done_callback(Noisy())
+    assert task.cancel()
+    del task
+    gate.set()
+    deadline = time.monotonic() + WAIT
+    while not ran.wait(0.01):  # on free-threaded builds __del__ runs here, where the callback was made, between two waits
+        assert time.monotonic() < deadline
+
+
+def test_a_result_goes_with_its_task_while_the_next_one_runs(registry: Registry) -> None:
+    queue = registry.queue("plots")
+    held, gate, started, end, gone = (threading.Event() for _ in range(5))
+
+    class Result:
+        def __del__(self) -> None:
+            gone.set()
+
+    queue.submit(lambda: (held.set(), gate.wait(WAIT)))
+    assert held.wait(WAIT)
+    queue.submit(Result)
+    queue.submit(lambda: (started.set(), end.wait(WAIT)))
+    gate.set()
+    assert started.wait(WAIT)
+    deadline = time.monotonic() + WAIT
+    while not gone.wait(0.01) and time.monotonic() < deadline:
+        gc.collect()  # free-threaded builds may free what another thread made only then
+    end.set()
+    assert gone.is_set()
+
+
+def test_a_worker_that_parked_runs_what_one_that_could_not_start_was_to_run(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = registry.configure("plots", workers=2, maxsize=100)
+    held, gate, starting, fail, ran = (threading.Event() for _ in range(5))
+    queue.submit(lambda: (held.set(), gate.wait(WAIT)))
+    assert held.wait(WAIT)
+
+    def no_more(_: threading.Thread) -> None:
+        starting.set()
+        assert fail.wait(WAIT)
+        raise RuntimeError("can't start new thread")
+
+    calling = threading.Thread(target=lambda: queue.submit(int))
+    start = calling.start
+    with monkeypatch.context() as patch:
+        patch.setattr(BackgroundThread, "start", no_more)
+        start()  # a second worker is on its way
+        assert starting.wait(WAIT)
+        gate.set()
+        deadline = time.monotonic() + WAIT
+        while queue.stats().busy or queue.stats().waiting:  # the first takes its task, and parks
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        queue.submit(ran.set)
+        fail.set()
+        calling.join()
+        assert ran.wait(WAIT)
+
+
+def test_a_loop_that_something_else_blocked_ends_with_its_queue(registry: Registry) -> None:
+    """A timer that a coroutine has left behind blocks the loop's thread, while no coroutine is on it."""
+    queue = registry.configure("plots", idle_timeout=None)
+    go, blocking = threading.Event(), threading.Event()
+    held = registry.queue("other").submit(go.wait, WAIT)
+
+    def later() -> None:
+        blocking.set()
+        held.result(WAIT)
+
+    async def leave_a_timer() -> None:
+        asyncio.get_running_loop().call_later(0.0, later)
+
+    async def quick() -> int:
+        return 7
+
+    queue.submit(leave_a_timer).result(WAIT)
+    assert blocking.wait(WAIT)
+    assert queue.submit(quick).result(WAIT) == 7
+    go.set()
+    held.result(WAIT)
+    queue.shutdown()  # blocks until the threads have ended
+
+
+def test_a_call_of_a_key_whose_cancelled_call_still_stands_in_the_line_waits_anew(registry: Registry) -> None:
+    queue = registry.queue("plots")
+    ran: list[int] = []
+    call = registry.offload(queue="plots", coalesce=True)(ran.append)
+    held, gate = threading.Event(), threading.Event()
+    queue.submit(lambda: (held.set(), gate.wait(WAIT)))
+    assert held.wait(WAIT)
+    assert call(1).cancel()
+    call(2)
+    newest = call(3)
+    gate.set()
+    assert newest.result(WAIT) is None
+    queue.flush(WAIT)
+    assert ran == [3]
+    assert queue.stats().coalesced == queue.stats().cancelled == 1
+
+
+def test_refused_calls_keep_no_queue_alive(registry: Registry) -> None:
+    queue = registry.queue("plots")
+    queue.submit(int).result(WAIT)
+    queue.shutdown()
+    with pytest.raises(QueueClosed):
+        queue.submit(int)
+    gone = weakref.ref(queue._core)
+    registry.configure("plots")  # a fresh queue in its place
+    del queue
+    gc.collect()
+    registry.flush(timeout=WAIT)
+    gc.collect()
+    assert gone() is None

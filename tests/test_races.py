@@ -1006,3 +1006,67 @@ def test_a_signal_before_every_instruction_of_a_call(mode: str, scene: str, stri
     _, instructions, _, landed = done.stdout.split()
     assert int(instructions) > 20
     assert (int(landed) > 5) is (mode == "ctrl_c")
+
+
+WAITING_HANDLER = """
+import _thread, collections, os, signal, sys
+from offload import Registry
+
+EVENT = "line" if sys.version_info[:2] == (3, 12) else "opcode"
+arrive = collections.defaultdict(_thread.interrupt_main)
+
+
+class Tracer:
+    def __init__(self, step):
+        self.step, self.seen, self.where = step, 0, ""
+
+    def __call__(self, frame, event, arg):
+        frame.f_trace_opcodes = True
+        if event == EVENT:
+            self.seen += 1
+            if self.seen == self.step:
+                self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+                sys.settrace(None)
+                arrive[self]
+        return self
+
+
+def handler(signum, frame):
+    global answered
+    try:
+        flush() if sys.argv[1] == "flush" else call("nested").result(5)
+    except TimeoutError:  # FlushTimeout is one
+        print("hangs at", tracer.where, flush=True)
+    except RuntimeError:  # it would never end, and says so
+        pass
+    answered = True
+
+
+def flush():
+    registry.flush(timeout=5)
+
+
+signal.signal(signal.SIGINT, handler)
+step = 0
+while True:
+    step += 1
+    registry, answered = Registry(), False
+    call = registry.offload(queue="q")(lambda number: number)
+    call("first").result(10)
+    registry.flush(timeout=10)
+    tracer = Tracer(step)
+    sys.settrace(tracer)
+    call("outer")
+    sys.settrace(None)
+    registry.shutdown()
+    if not answered and tracer.seen < step:
+        break
+print("over", step > 20, flush=True)
+"""
+
+
+@pytest.mark.parametrize("what", ["flush", "result"])
+def test_a_signal_handler_that_waits_at_every_instruction_of_a_call(what: str) -> None:
+    """It stands on top of a call that may just be waking the worker, and can't go on before the handler has what it waits for."""
+    done = subprocess.run([sys.executable, "-c", WAITING_HANDLER, what], capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, done.stdout) == (0, "over True\n"), done.stderr

@@ -83,7 +83,7 @@ def _arrived(core: Core, task: Task[Any]) -> bool:
 
 def _recover(core: Core) -> None:
     try:
-        core.recover()
+        core.nudge()
     except Reentered:
         core.monitor.late.append(core.make_good)
 
@@ -129,8 +129,12 @@ def _consider(core: Core, task: Task[Any], key: object) -> None:
     if monitor.entered and monitor.lock._is_owned():  # type: ignore[attr-defined]  # this call has interrupted a section on its own thread
         monitor.late.append(_Late(core, task, key))
         return
-    if key is None and _join(core, task):
-        return
+    try:
+        if key is None and _join(core, task):
+            return
+    except BaseException:  # an interrupt
+        _recover(core)
+        raise
     _prepare(core, task)
     ticket = Ticket(core, task, key)
     try:

@@ -39,7 +39,8 @@ class Core(State):
     @section
     def open(self) -> None:
         """Join those whom an exit has to drain. At the first call, and again after a time without work or threads."""
-        self.monitor.live[self] = None
+        if not self.closed:  # or it would stay there for ever
+            self.monitor.live[self] = None
         self.refresh()
 
     @section
@@ -66,18 +67,15 @@ class Core(State):
 
     @section
     def nudge(self) -> None:
-        """A slot is free."""
-        self.rouse()
-
-    @section
-    def recover(self) -> None:
-        """An interrupt has struck a caller, and a wake-up may be lost with it."""
+        """A slot is free, or somebody is about to wait, or was interrupted: whoever should be at work is woken."""
         self.make_good()
 
     @section
     def arrived(self, task: Task[Any]) -> bool:
         """A task was appended, and something may have to be done about it. Returns False if it was taken out again."""
         if self.limit < 0 and self.line.withdraw(task):
+            self.admit_blocked()  # as far as anybody has seen it there, it is as if it had been cancelled
+            self.notice_idle()
             return False
         self.rouse()
         return True

@@ -3,7 +3,8 @@
 Whoever uses it is inside a section, but for `wake_one`. Nothing here starts or stops a thread.
 
 A worker in `idle` has not looked at the line since it was put there. Whoever takes it out wakes it, so it will look. Sections wake it first and then
-take it out, so that an interrupt between the two costs nothing; `wake_one` must take it out first, and `recover` makes up for an interrupt there.
+take it out, so that an interrupt between the two costs nothing. `wake_one` must take it out first, and `recover` makes up for an interrupt there: by
+the one who was interrupted, and before anybody waits, for that may be a signal handler on top of `wake_one` itself.
 To be woken twice, or in vain, does a worker no harm. A worker stays `parked` until it has looked at the line, in a section; so those who are on
 their way are those who are parked and in `idle` no more, and nobody has to count them.
 """
@@ -85,7 +86,7 @@ class Crew:
         return True
 
     def recover(self) -> None:
-        """An interrupt has struck somebody who was waking workers: wake those who stand parked and in `idle` no more."""
+        """Wake those who stand parked and in `idle` no more: whoever has taken them out may be prevented from it."""
         for worker in self.workers.values():
             if worker is not None and worker.parked and worker not in self.idle:
                 worker.release()

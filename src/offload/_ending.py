@@ -52,6 +52,7 @@ def _finished(core: Core, task: Task[Any]) -> None:
 def _settled(core: Core, task: Task[Any]) -> None:
     """The very last step: its callbacks have run."""
     core.finishing.pop(task, None)
+    task._loop = None
     if not core.elsewhere.get(task, 1):  # else `left` sees to it
         del core.elsewhere[task]
     if core.reporting:

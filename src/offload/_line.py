@@ -57,13 +57,11 @@ class Line:
             self.arrivals.append(task)
             return None
         place = self.places.get(key)
-        if place is None:
+        if place is None or place.task._state is not PENDING:
             task._place = self.places[key] = Place(key, task)
             self.arrivals.append(task._place)
             return None
-        older, place.task, task._place = place.task, task, place
-        older._place = None
-        return older
+        return place.task
 
     def pop(self) -> Task[Any] | None:
         """Take the oldest waiting task out. For workers: no signal's exception strikes on their threads, between here and the change of its state."""
@@ -111,6 +109,8 @@ class Line:
         self.front.extend(itertools.islice(iter(self.arrivals.popleft, None), len(self.arrivals)))
 
     def _leave_place(self, task: Task[Any]) -> None:
-        if task._place is not None:
-            self.places.pop(task._place.key, None)
+        place: Place | None = task._place
+        if place is not None:
+            if self.places.get(place.key) is place:  # else a newer call has another
+                del self.places[place.key]
             task._place = None

@@ -88,18 +88,14 @@ class Loop:
     @staticmethod
     def of(core: Core, task: Task[Any]) -> "Loop":
         """The loop for a task: the queue's, with one more coroutine counted."""
-        fresh = Loop(core)
-        return fresh._adopt(task)
+        return _given(core, task) or Loop(core)._adopt(task)
 
     @section
     def _adopt(self, task: Task[Any]) -> "Loop":
         if self.core.loop is None:
             self.core.loop = self
             self.core.crew.watch(self.thread)
-        loop: Loop = self.core.loop
-        loop.active += 1
-        task._loop = loop
-        return loop
+        return _give(self.core.loop, task)
 
     def start(self) -> bool:
         """Bring the thread up if it is not. Blocks until its loop runs. Returns False where no thread can be started."""
@@ -174,6 +170,8 @@ class Loop:
         if self.core.loop is None:
             self.core.loop = self
             self.aside = False
+        elif not self.active:  # what blocked was no coroutine of ours, and nobody will ask again
+            self._over.set()
 
     def end(self) -> None:
         """Ask an idle loop to end, from any thread."""
@@ -194,3 +192,15 @@ class Loop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._up.set()
         await self._over.wait()
+
+
+@section
+def _given(core: Core, task: Task[Any]) -> Loop | None:
+    """The queue's loop, if it has one, with one more coroutine counted."""
+    return None if core.loop is None else _give(core.loop, task)
+
+
+def _give(loop: Loop, task: Task[Any]) -> Loop:
+    loop.active += 1
+    task._loop = loop
+    return loop

@@ -3,8 +3,9 @@
 Guarantees
 
 1. All state of all queues (what waits, what runs, the counts, a Task's step from one state to the next) changes only between
-   `monitor.lock` and its release: a *section*. A section is a handful of attribute operations; it never runs a user's code, never logs,
-   starts no thread and never waits.
+   `monitor.lock` and its release: a *section*; with two exceptions, a plain call's append (see _line) and the wake-up of an idle worker for it (see
+   _crew). A section is a handful of attribute operations; it calls no user's code but a ``__del__`` or a key's ``__eq__``, never logs, starts no
+   thread and never waits.
 2. One lock for the whole process, not one for each queue: garbage collection can run a ``__del__`` that calls another queue in the
    middle of a section. With two locks, thread 1 inside A calling B and thread 2 inside B calling A would wait for each other for ever.
    One lock also makes "no queue has work" a fact about one moment.
@@ -14,6 +15,7 @@ Guarantees
    `entered` and its wish is found, or sees it cleared and does its own work.
 4. `with lock:` is the only way in. CPython checks for signals between the instructions of a function, but not between a built-in lock's
    ``__enter__`` and the body of the ``with``, so a KeyboardInterrupt cannot leave the lock held. A ``__enter__`` written in Python could.
+   (A worker's thread, on which no signal's exception strikes, takes it by ``acquire``, which costs half: `_worker.claim`.)
 5. What must be done outside of the lock (start a thread, run a call in place) is left in `chores`, and done by whoever leaves the section,
    or, if an exception stops that thread first, by the next one that comes by, every call among them. Starting a thread inside a section could
    deadlock: ``Thread.start`` waits for the new thread, which needs threading's own lock, whose holder might be waiting for this one.

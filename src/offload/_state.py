@@ -155,7 +155,8 @@ class State:
         """Let a task wait. Returns the older task of the same key that it replaced. Inside a section."""
         older = self.line.add(task, key)
         if older is not None:
-            older._state, self.coalesced = older._struck, self.coalesced + 1
+            place = older._place
+            older._state, older._place, place.task, task._place, self.coalesced = older._struck, None, task, place, self.coalesced + 1
         self.rouse()
         return older
 
@@ -167,14 +168,15 @@ class State:
             self.crew.rouse(wanted)
 
     def make_good(self) -> None:
-        """Put those workers on their way whose wake-up was lost."""
+        """Put workers on their way, those too whose wake-up an interrupt or a signal handler on top of it keeps from them. Inside a section."""
         self.crew.recover()
         self.rouse()
 
     def admit_blocked(self) -> None:
         """Let blocked callers in as far as there is room. Inside a section. Keeps I4."""
         while self.blocked and len(self.line) < self.bound:
-            self.blocked.popleft().enter()
+            self.blocked[0].enter()
+            self.blocked.popleft()
 
     def dismiss(self, worker: Any) -> None:
         """Let a worker end. Inside a section."""
@@ -224,7 +226,7 @@ class State:
             self.idle_waiters.pop().release()
         if self.hands_over:  # its worker did not count its idle time while tasks ran elsewhere
             self.crew.wake_all()
-        if self.closed or self.monitor.phase == _monitor.IN_PLACE:  # no more work will come
+        if self.closed or self.monitor.unattended or self.monitor.phase == _monitor.IN_PLACE:  # no more work will come
             self.crew.wake_all()
             if self.loop is not None and not self.loop.active:
                 self.loop.end()

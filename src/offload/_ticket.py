@@ -12,7 +12,7 @@ from offload._core import Core
 from offload._monitor import section
 from offload._policy import Verdict, decide
 from offload._standstill import standing_still
-from offload._task import Task
+from offload._task import PENDING, Task
 
 monotonic = time.monotonic
 
@@ -35,7 +35,7 @@ class Ticket:
     Its caller is let go on once, by `enter` or `turn_away`, by whoever takes the ticket out of `core.blocked`.
     """
 
-    __slots__ = ("admitted", "core", "gone", "key", "monitor", "since", "task", "turn")
+    __slots__ = ("admitted", "core", "gone", "key", "monitor", "since", "task", "tried", "turn")
 
     def __init__(self, core: Core, task: Task[Any], key: object) -> None:
         self.core = core
@@ -43,7 +43,7 @@ class Ticket:
         self.task = task
         self.key = key
         self.since = monotonic()
-        self.admitted = False
+        self.admitted = self.tried = False
         self.gone: list[Task[Any]] = []
         self.turn: Any = None
 
@@ -83,6 +83,7 @@ class Ticket:
         self.turn = _thread.allocate_lock()
         self.turn.acquire()
         self.core.blocked.append(self)
+        self.core.make_good()  # it waits for the workers
         return Verdict.BLOCK
 
     def _run_here(self) -> Verdict:
@@ -108,13 +109,16 @@ class Ticket:
         return Verdict.DROP_OLDEST
 
     def enter(self) -> None:
-        """There is room: let the task wait and its caller go on. Inside the section that took the ticket out of the line."""
-        now = monotonic()
-        self.core.blocked_seconds += now - self.since
-        self.task._since = now
-        self._enqueue()
+        """There is room: let the task wait and its caller go on. Inside a section. Bears being called twice, if an interrupt stopped the first."""
+        again, self.tried = self.tried, True
+        if not again or (self.task._state is PENDING and self.task not in self.core.line):
+            now = monotonic()
+            self.core.blocked_seconds += now - self.since
+            self.task._since = now
+            self._enqueue()
         self.admitted = True
-        self.turn.release()
+        if self.turn.locked():
+            self.turn.release()
 
     def wait(self) -> Verdict:
         """Block until there is room, the queue is shut down, or a signal's exception comes through.

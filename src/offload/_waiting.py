@@ -38,7 +38,7 @@ class _Round:
         if busy:
             busy[0].idle_waiters.append(self)
         for core in busy:
-            core.rouse()
+            core.make_good()
         return busy
 
     @_monitor.section

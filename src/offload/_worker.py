@@ -54,6 +54,7 @@ class Worker:
                     done = None
                     complete(core, task)
                 else:
+                    done = None  # or the last task, and its result, would live as long as this one runs
                     done = task if perform(core, task, core.handler) else None
                     if not knows_pools and _exit.PROCESS_POOLS in modules:  # its exit hook must not run ahead of ours
                         knows_pools = True
@@ -161,10 +162,13 @@ def claim(core: Core, worker: Worker, done: Task[Any] | None) -> Task[Any] | Non
         if monitor.late:
             monitor.leave()
         monitor.lock.release()
+        if monitor.chores:
+            monitor.tidy()
 
 
 def _stand_down(core: Core, worker: Worker) -> None:
     """Nothing to do for this worker: it ends, or parks. Inside a section."""
+    core.admit_blocked()
     core.notice_idle()
     if core.crew.size > core.crew.largest or (not core.unfinished and _wants_no_more(core, worker)):
         core.dismiss(worker)
@@ -230,4 +234,5 @@ def _timed_out(core: Core, worker: Worker) -> bool:
 def _not_started(core: Core, worker: Worker | None) -> bool:
     """No thread could be started. Returns whether there is nobody else to run what waits."""
     core.crew.not_started(worker)
+    core.crew.wake_all()  # who parked may have relied on it
     return core.crew.size == 0
