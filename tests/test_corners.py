@@ -592,7 +592,8 @@ def test_a_worker_that_parked_runs_what_one_that_could_not_start_was_to_run(regi
         assert ran.wait(WAIT)
 
 
-def test_a_loop_that_something_else_blocked_ends_with_its_queue(registry: Registry) -> None:
+@pytest.mark.parametrize("closed_meanwhile", [False, True])
+def test_a_loop_that_something_else_blocked_ends_with_its_queue(registry: Registry, closed_meanwhile: bool) -> None:
     """A timer that a coroutine has left behind blocks the loop's thread, while no coroutine is on it."""
     queue = registry.configure("plots", idle_timeout=None)
     go = threading.Event()
@@ -613,6 +614,11 @@ def test_a_loop_that_something_else_blocked_ends_with_its_queue(registry: Regist
         assert time.monotonic() < deadline
         time.sleep(0.001)
     assert queue.submit(quick).result(WAIT) == 7
+    if closed_meanwhile:
+        queue.shutdown(wait=False)
+        while queue._core.loop is not None:  # the loop in its place has ended, and nobody will ask the blocked one to
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
     go.set()
     held.result(WAIT)
     queue.shutdown()  # blocks until the threads have ended

@@ -163,15 +163,18 @@ class Loop:
         self.lending = max(0, self.active - self.awaiting - 1)  # all but the one that blocks
         self.core.lend(self.lending)
 
-    @section
     def step_back(self) -> None:
-        """Its thread goes on."""
+        """Its thread goes on. What may have asked an idle loop to end meanwhile did not ask this one, so it asks itself."""
+        if self._take_place_again() == 0:
+            self._end_when_idle()
+
+    @section
+    def _take_place_again(self) -> int:
         self.core.lend(-self.lending)
         if self.core.loop is None:
             self.core.loop = self
             self.aside = False
-        elif not self.active:  # what blocked was no coroutine of ours, and nobody will ask again
-            self._over.set()
+        return self.active
 
     def end(self) -> None:
         """Ask an idle loop to end, from any thread."""
