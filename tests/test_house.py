@@ -43,7 +43,7 @@ each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.nam
 def test_the_public_names_are_exactly_the_contracts() -> None:
     assert len(offload.__all__) == len(set(offload.__all__))
     assert set(offload.__all__) == PUBLIC
-    visible = {name for name in vars(offload) if not name.startswith(("_", "@"))}
+    visible = {name for name in dir(offload) if not name.startswith(("_", "@"))}
     assert visible - PUBLIC_MODULES == PUBLIC - PUBLIC_MODULES
     assert all(hasattr(offload, name) for name in PUBLIC)
     assert isinstance(offload.testing, ModuleType)

@@ -12,19 +12,21 @@ Leaving the program waits for every call that was accepted; `flush` waits now. A
 `configure` sets how many workers a queue has and what it does when it is full.
 """
 
-from typing import TYPE_CHECKING
+import importlib as _importlib
+import os
+from typing import TYPE_CHECKING, Any
 
-from offload import testing
 from offload._api import Registry, default
 from offload._errors import ConfigurationError, FlushTimeout, OffloadError, QueueClosed, QueueFull
 from offload._queue import Queue
 from offload._registry import configure_exit
-from offload._signals import drain_on_signal
-from offload._stats import QueueStats
 from offload._task import Task
-from offload._trace import trace, trace_program
 
 if TYPE_CHECKING:
+    from offload import testing
+    from offload._signals import drain_on_signal
+    from offload._stats import QueueStats
+    from offload._trace import trace
     from offload._typing import Offloaded
 else:
     from offload._decorator import Offloaded
@@ -55,6 +57,9 @@ __all__ = [
     "trace",
 ]
 
+_LATER = {"QueueStats": "_stats", "drain_on_signal": "_signals", "testing": "testing", "trace": "_trace"}
+"""Names that few programs ask for, and the modules that they come from then: to import those at once would make half as much again of our import."""
+
 offload = default.offload
 configure = default.configure
 configure_from = default.configure_from
@@ -65,9 +70,26 @@ aflush = default.aflush
 stats = default.stats
 shutdown = default.shutdown
 
-for _public in (ConfigurationError, FlushTimeout, OffloadError, Offloaded, Queue, QueueClosed, QueueFull, QueueStats, Registry, Task):
+for _public in (ConfigurationError, FlushTimeout, OffloadError, Offloaded, Queue, QueueClosed, QueueFull, Registry, Task):
     _public.__module__ = __name__  # tracebacks, help and pickles name what users import
 del _public
 
-trace_program()
-del TYPE_CHECKING, default, trace_program
+
+def __getattr__(name: str) -> Any:  # PEP 562
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _importlib.import_module(f"{__name__}.{_LATER[name]}")
+    value = globals()[name] = module if name == "testing" else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if os.environ.get("OFFLOAD_TRACE"):
+    from offload._trace import trace_program
+
+    trace_program()
+    del trace_program
+del TYPE_CHECKING, Any, default, os

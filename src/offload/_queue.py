@@ -6,17 +6,18 @@ import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, _base
 from types import FrameType
-from typing import Any, Never, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, overload
 
 from offload import _drain, _environ, _exit, _monitor, _waiting
 from offload._admission import offer
 from offload._core import Core
-from offload._reading import read
 from offload._run import run_here
 from offload._settings import ExecutorSetting, Settings, is_executor, refuse
-from offload._stats import QueueStats
 from offload._task import Task
 from offload._worker import start_worker
+
+if TYPE_CHECKING:
+    from offload._stats import QueueStats
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -109,8 +110,10 @@ class Queue(Executor):
         """
         _waiting.flush(self._cores, timeout, raise_errors)
 
-    def stats(self) -> QueueStats:
+    def stats(self) -> "QueueStats":
         """Its counts at this moment. Does not block."""
+        from offload._reading import read  # a program that never asks need not pay for it
+
         return read(self._here())
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:

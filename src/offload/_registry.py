@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from offload import _environ, _exit, _monitor, _waiting
 from offload._core import Core
@@ -11,8 +11,9 @@ from offload._errors import ConfigurationError
 from offload._failures import hand_on_failures
 from offload._queue import Queue
 from offload._settings import ExitSettingsGiven, Settings, SettingsGiven, refuse, seconds
-from offload._stats import StatsTable
-from offload._view import QueuesView
+
+if TYPE_CHECKING:
+    from offload._stats import StatsTable
 
 Contents: TypeAlias = tuple[dict[str, Queue], list[Queue]]
 """A registry's queues: those that calls go to, and those that were shut down and are not done yet."""
@@ -82,6 +83,8 @@ class Names:
 
     def queues(self) -> Mapping[str, Queue]:
         """A read-only view of the queues that exist, by name; it prints as a table of what they do. Does not block."""
+        from offload._view import QueuesView
+
         return QueuesView(self)
 
     def flush(self, *names: str, timeout: float | None = None, raise_errors: bool = False) -> None:
@@ -98,8 +101,10 @@ class Names:
         _check_names(names)
         await _waiting.aflush(lambda: self._cores(names), timeout, raise_errors)
 
-    def stats(self) -> StatsTable:
+    def stats(self) -> "StatsTable":
         """The counts of all queues at one moment, by name; ``str()`` of it is a table. Does not block."""
+        from offload._stats import StatsTable
+
         with _monitor.current.lock:
             table = StatsTable({name: queue.stats() for name, queue in list(self._queues.items())})
         _monitor.current.tidy()

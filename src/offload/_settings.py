@@ -1,10 +1,9 @@
 """The settings of a queue, and the check of each where it is given. Plain values; nothing here knows a queue."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 from offload._errors import ConfigurationError
 
@@ -15,8 +14,7 @@ ExecutorSetting: TypeAlias = Executor | Callable[[], Executor] | Literal["proces
 POLICIES: tuple[str, ...] = get_args(OnFull)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """What a queue is set to. Read it from ``Queue.settings``; change it with ``configure``.
 
     ``idle_timeout`` is in seconds; ``maxsize`` and ``idle_timeout`` may be ``None``: no bound, never.
@@ -35,7 +33,7 @@ class Settings:
 
     def changed(self, values: Mapping[str, object], where: str) -> "Settings":
         """A copy with ``values`` checked and set. Raises ConfigurationError, naming ``where`` they were given."""
-        return dataclasses.replace(self, **{name: check(name, value, where) for name, value in values.items()})
+        return self._replace(**{name: check(name, value, where) for name, value in values.items()})
 
 
 class SettingsGiven(TypedDict, total=False):
@@ -58,7 +56,7 @@ class ExitSettingsGiven(TypedDict, total=False):
     progress: bool | None
 
 
-NAMES: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Settings))
+NAMES: tuple[str, ...] = Settings._fields
 
 
 def near(word: str, known: Iterable[str]) -> str:

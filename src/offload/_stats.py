@@ -31,6 +31,9 @@ class QueueStats:
     run_seconds_max: float = 0.0
 
 
+QueueStats.__module__ = "offload"  # as users import it
+
+
 class StatsTable(dict[str, QueueStats]):
     """The stats of several queues by name; ``str()`` of it is a table for people, and a notebook shows one of HTML."""
 
