@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 import offload
-from offload import Queue, QueueClosed, QueueStats, Registry, Task
+from offload import Queue, QueueClosed, QueueStats, Registry, Task, _worker
 
 WAIT = 10.0  # seconds, used only to fail
 PACKAGE = str(Path(offload.__file__).parent)
@@ -778,6 +778,35 @@ def test_call_from_a_logging_handler(registry: Registry, gate: Callable[[Queue],
     queue.flush(timeout=WAIT)
     assert ran == ["fills"]
     assert queue.stats().dropped == 2
+
+
+@pytest.mark.parametrize("then", ["parks again", "ends"])
+def test_a_worker_that_a_call_wakes_is_faster_than_the_call(registry: Registry, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """1. The call wakes the worker. 2. It looks, finds nothing, and parks again or ends. 3. The call appends its task, which still has to run."""
+    workers = 1 if then == "parks again" else 2  # with the last to end the queue would need its slow path again
+    queue = registry.configure("race", workers=workers)
+    ran, together = threading.Event(), threading.Barrier(workers)
+    call = registry.offload(queue="race")(ran.set)
+    crew = queue._core.crew
+    for task in [queue.submit(together.wait, WAIT) for _ in range(workers)]:
+        task.result(WAIT)
+    until(lambda: len(crew.idle) == workers)
+    if then == "ends":
+        monkeypatch.setattr(_worker, "_wants_no_more", lambda core, worker: True)
+    wake_one, raced = type(crew).wake_one, []
+
+    def wake_and_wait(crew: Any) -> Any:
+        woken = wake_one(crew)
+        if not raced:
+            raced.append(woken)
+            until(lambda: woken.ended if then == "ends" else woken in crew.idle)
+        return woken
+
+    monkeypatch.setattr(type(crew), "wake_one", wake_and_wait)
+    call()
+    assert ran.wait(WAIT)  # not result(), which would wake somebody
+    assert len(raced) == 1
+    assert raced[0].ended == (then == "ends")
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs a signal sent to a thread")

@@ -10,6 +10,7 @@ from typing import Any
 
 from offload import _exit
 from offload._core import Core
+from offload._crew import Hand
 from offload._errors import ConfigurationError, OffloadError, QueueClosed, QueueFull
 from offload._exit import PROCESS_POOLS
 from offload._monitor import Reentered, section
@@ -42,38 +43,44 @@ def offer(
         core = core.successor()
     if PROCESS_POOLS in modules and not _exit.leaving.pools_hooked:  # their exit hook must not run ahead of ours
         _exit.ensure_hooks()
-    task: Task[Any] = Task()
-    task._owner = core
-    task._name = name
-    task._fn = fn
-    task._args = args
-    task._kwargs = kwargs or None
-    task._context = (copy_context() or None) if core.context else None  # an empty one need not be kept
-    if frame is None:
-        task._code, task._lasti = None, 0
-    else:
-        task._code, task._lasti = frame.f_code, frame.f_lasti
-    task._since = monotonic()
-    task._state = PENDING
-    task._exception = task._result = task._place = task._loop = task._watched = None
-    line = core.line
-    if key is None and len(line.arrivals) < core.limit and not line.front:
-        try:
+    crew = core.crew
+    try:
+        # A worker's way here takes longer than all that follows. One that was faster found nothing: it has parked again, or ended, and is seen so.
+        woken = crew.wake_one() if crew.idle and core.running < core.capacity else None
+        task: Task[Any] = Task()
+        task._owner = core
+        task._name = name
+        task._fn = fn
+        task._args = args
+        task._kwargs = kwargs or None
+        task._context = (copy_context() or None) if core.context else None  # an empty one need not be kept
+        if frame is None:
+            task._code, task._lasti = None, 0
+        else:
+            task._code, task._lasti = frame.f_code, frame.f_lasti
+        task._since = monotonic()
+        task._state = PENDING
+        task._exception = task._result = task._place = task._loop = task._watched = None
+        line = core.line
+        if key is None and len(line.arrivals) < core.limit and not line.front:
             line.arrivals.append(task)
-            crew = core.crew
-            if not (crew.idle or crew.size < crew.largest or core.limit < 0 or core.monitor.chores) or _arrived(core, task):
+            if not (crew.idle or crew.size < crew.largest or core.limit < 0 or core.monitor.chores) or _arrived(core, task, woken):
                 return task
-        except BaseException:  # an interrupt
-            _recover(core)
-            raise
+    except BaseException:  # an interrupt
+        _recover(core)
+        raise
     _consider(core, task, key)
     return task
 
 
-def _arrived(core: Core, task: Task[Any]) -> bool:
+def _arrived(core: Core, task: Task[Any], woken: Hand | None) -> bool:
     """See to it that a task which was just appended will run. Returns False if it is out of the line again."""
-    if core.limit >= 0 and core.running < core.capacity and not core.monitor.chores and core.crew.wake_one():
-        return True
+    crew = core.crew
+    if core.limit >= 0 and core.running < core.capacity and not core.monitor.chores:
+        if woken is not None and not (woken.ended or woken in crew.idle):  # it looks at the line yet, or parks or ends and then looks: I3
+            return True
+        if crew.wake_one() is not None:
+            return True
     try:
         return core.arrived(task)
     except Reentered:  # this call has interrupted a section on its own thread

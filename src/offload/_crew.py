@@ -76,14 +76,14 @@ class Crew:
         self.leave_idle(worker)
         return True
 
-    def wake_one(self) -> bool:
-        """Wake a parked worker, outside of any section. Returns whether there was one."""
+    def wake_one(self) -> Hand | None:
+        """Wake a parked worker, outside of any section. Returns it, or None if there was none."""
         try:
             worker = self.idle.pop()
         except IndexError:  # others were faster
-            return False
+            return None
         worker.release()
-        return True
+        return worker
 
     def recover(self) -> None:
         """Wake those who stand parked and in `idle` no more: whoever has taken them out may be prevented from it."""
