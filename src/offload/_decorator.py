@@ -13,7 +13,7 @@ from offload._admission import offer
 from offload._core import Core
 from offload._errors import ConfigurationError
 from offload._queue import Queue, name_of
-from offload._registry import Names
+from offload._registry import Names, import_looks
 from offload._snapshot import Snapshot, freeze
 from offload._task import Task
 
@@ -250,6 +250,7 @@ def decorate(registry: Names, fn: Any, queue: str, snapshot: Snapshot, coalesce:
     if isinstance(fn, (Offloaded, BoundOffloaded)):
         fn = fn.__wrapped__
     _refuse(fn)
+    import_looks()
     return Offloaded(_Route(registry, fn, queue, snapshot, coalesce))
 
 

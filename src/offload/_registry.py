@@ -134,6 +134,7 @@ class Names:
                 yield queue._core
 
     def _make(self, name: str, settings: Settings) -> Queue:
+        import_looks()
         self._read_exit_environment()
         parts = [part for part in (self._name, name) if part]
         return Queue(name, "-".join(["offload", *parts]), logging.getLogger(".".join(["offload", *parts])), settings, self._exit_timeout)
@@ -188,6 +189,15 @@ class Names:
 
     def __repr__(self) -> str:
         return f"<Registry {self._name!r}: {', '.join(map(repr, self._queues)) or 'no queues yet'}>"
+
+
+def import_looks() -> None:
+    """Import what `stats` and `queues` need: when a function is decorated or a queue is made.
+
+    At the import of offload it would be too dear for who never uses it; in `stats` itself, too late for a signal handler that calls it, for that may
+    strike in the middle of this very import.
+    """
+    from offload import _reading, _view  # noqa: F401
 
 
 def configure_exit_at(where: str, **settings: Any) -> None:
