@@ -91,13 +91,17 @@ def start_worker(core: Core) -> None:
     """Start the thread that a section has counted. Where none can be started the calling thread runs what waits.
 
     A KeyboardInterrupt can strike while ``start`` waits for the thread to come up, or before; nobody can tell. Then this is called again, so that
-    there may be one thread too many, which finds so when it enlists, and ends.
+    there may be one thread too many, which finds so when it enlists, and ends. Where it strikes in the middle of a `threading.Condition`, what comes
+    out is a RuntimeError of the condition's lock, with the interrupt in its context.
     """
+    before = sys.exc_info()[1]
     worker = None
     try:
         worker = Worker(core, _reserve_index(core))
         worker.thread.start()
     except RuntimeError as error:
+        if error.__context__ is not None and error.__context__ is not before:
+            raise error.__context__ from None
         if _not_started(core, worker):
             _run_waiting(core, error)
 
