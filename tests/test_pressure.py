@@ -364,12 +364,14 @@ def sigint() -> Iterator[None]:
 @pytest.mark.usefixtures("sigint")
 def test_ctrl_c_interrupts_a_blocked_caller(full: Callable[..., Full], callers: Callers) -> None:
     q = full("block")
-    main, over = threading.main_thread(), threading.Event()
+    main, struck, over = threading.main_thread(), threading.Event(), threading.Event()
 
     def press(_: object) -> None:
         try:
             until(lambda: blocked(main))
             signal.pthread_kill(main.ident or 0, signal.SIGINT)
+            if not struck.wait(WAIT / 4):  # it came just ahead of the wait itself, and did not end it
+                signal.pthread_kill(main.ident or 0, signal.SIGINT)
             assert over.wait(WAIT)
         finally:
             q.gate.open()  # where it is not interrupted, the test fails and does not hang
@@ -377,6 +379,7 @@ def test_ctrl_c_interrupts_a_blocked_caller(full: Callable[..., Full], callers: 
     callers.call(press, "Ctrl-C")
     with pytest.raises(KeyboardInterrupt):
         q.call("interrupted")
+    struck.set()
     assert q.queue.stats().waiting == 2
 
     # The room that it no longer waits for goes to the next one.

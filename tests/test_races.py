@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 import offload
-from offload import Queue, QueueClosed, QueueStats, Registry, Task, _worker
+from offload import Queue, QueueClosed, QueueStats, Registry, Task, _ticket, _worker
 
 WAIT = 10.0  # seconds, used only to fail
 PACKAGE = str(Path(offload.__file__).parent)
@@ -822,6 +822,8 @@ def test_call_from_a_signal_handler_inside_a_blocked_call(registry: Registry, ga
     waiting: list[int] = []
 
     def handle(_signal: int, _frame: object) -> None:
+        if accepted.is_set():
+            return
         call("from the handler")
         waiting.append(queue.stats().waiting)
         accepted.set()
@@ -829,8 +831,10 @@ def test_call_from_a_signal_handler_inside_a_blocked_call(registry: Registry, ga
     def send() -> None:
         try:
             until(lambda: blocked(main))
-            signal.pthread_kill(main.ident or 0, signal.SIGUSR1)
-            accepted.wait(WAIT)
+            deadline = time.monotonic() + WAIT
+            while not accepted.is_set() and time.monotonic() < deadline:
+                signal.pthread_kill(main.ident or 0, signal.SIGUSR1)  # one that comes just ahead of the wait itself does not end it
+                accepted.wait(0.1)
         finally:
             held.open()
 
@@ -845,6 +849,51 @@ def test_call_from_a_signal_handler_inside_a_blocked_call(registry: Registry, ga
     queue.flush(timeout=WAIT)
     assert waiting == [2]
     assert ran == ["fills", "from the handler", "blocked"]
+
+
+@pytest.mark.parametrize("strikes", ["before", "after"])
+def test_an_interrupt_of_a_shutdown_that_turns_blocked_callers_away(
+    registry: Registry, gate: Callable[[Queue], Any], monkeypatch: pytest.MonkeyPatch, strikes: str
+) -> None:
+    """1. The queue is closed. 2. Ctrl-C strikes before or after the first caller is let go on. 3. Whoever is left is let in, or turned away."""
+    queue = registry.configure("race", maxsize=1)
+    ran: list[int] = []
+    held = gate(queue)
+    queue.submit(ran.append, 0)
+    answers: dict[int, object] = {}
+
+    def call(number: int) -> None:
+        try:
+            answers[number] = queue.submit(ran.append, number)
+        except QueueClosed as error:
+            answers[number] = error
+
+    callers = [threading.Thread(target=call, args=(number,), daemon=True) for number in (1, 2)]
+    for caller in callers:
+        caller.start()
+    until(lambda: len(queue._core.blocked) == len(callers))
+    turn_away, struck = _ticket.Ticket.turn_away, []
+
+    def interrupted(ticket: _ticket.Ticket) -> None:
+        if strikes == "after" or struck:
+            turn_away(ticket)
+        if not struck:
+            struck.append(ticket)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_ticket.Ticket, "turn_away", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        queue.shutdown(wait=False)
+    held.open()
+    for caller in callers:
+        caller.join(WAIT)
+    queue.shutdown()
+    accepted = [number for number, answer in answers.items() if isinstance(answer, Task)]
+    assert sorted(answers) == [1, 2]
+    assert sorted(ran) == [0, *sorted(accepted)]
+    assert queue.stats().rejected == 2 - len(accepted)
+    assert not queue._core.blocked
+    assert balanced(queue.stats())
 
 
 def test_an_interrupt_of_a_threads_start_that_comes_out_as_a_runtime_error(

@@ -44,12 +44,11 @@ class Core(State):
         self.refresh()
 
     @section
-    def close(self) -> list[Any]:
-        """Refuse calls from now on. Returns the callers that wait for room, to be turned away."""
+    def close(self) -> None:
+        """Refuse calls from now on, those that wait for room too."""
         self.closed = True
-        blocked = self.turn_away()
+        self.turn_away()
         self.notice_idle()
-        return blocked
 
     @section
     def steal(self, task: Task[Any]) -> bool:

@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from offload import _monitor
 from offload._core import Core
@@ -149,8 +148,7 @@ def _in_place(monitor: _monitor.Monitor) -> None:
         monitor.phase = _monitor.IN_PLACE
     monitor.tidy()
     for core in list(monitor.live):
-        for ticket in _turn_away(core):
-            ticket.turn_away()
+        _turn_away(core)
 
 
 def _end_idle_threads(monitor: _monitor.Monitor, *, only_waited_for: bool) -> None:
@@ -172,9 +170,9 @@ def _reconsider(core: Core) -> None:
 
 
 @section
-def _turn_away(core: Core) -> list[Any]:
-    """Calls run in place from now on. Returns the callers that wait for room, who are to do that too."""
-    return core.turn_away()
+def _turn_away(core: Core) -> None:
+    """Calls run in place from now on; the callers that wait for room are to do that too."""
+    core.turn_away()
 
 
 @section

@@ -125,8 +125,7 @@ class Queue(Executor):
         core = self._here()
         if wait and core.runs_here():
             raise RuntimeError(f"shutdown(wait=True) from a task of queue {self._name!r} would wait for that task itself; use wait=False")
-        for ticket in core.close():
-            ticket.turn_away()
+        core.close()
         while cancel_futures and (gone := core.cancel_waiting()):
             for task in gone:
                 task._announce()

@@ -133,12 +133,12 @@ class State:
         self.bound = sys.maxsize if self.settings.maxsize is None else self.settings.maxsize
         self.limit = -1 if special else max(0, self.bound - SLACK)
 
-    def turn_away(self) -> list[Any]:
-        """Look at what is special anew, and take the blocked callers out of the line. Inside a section."""
+    def turn_away(self) -> None:
+        """Look at what is special anew, and let the blocked callers go on without room. Inside a section. Who is left to an interrupt finds room."""
         self.refresh()
-        blocked = list(self.blocked)
-        self.blocked.clear()
-        return blocked
+        while self.blocked:
+            self.blocked[0].turn_away()
+            self.blocked.popleft()
 
     def lend(self, slots: int) -> None:
         """More may run than `workers`, for as many can't go on meanwhile. Inside a section."""

@@ -32,7 +32,7 @@ def say_once(core: Core, what: str) -> None:
 class Ticket:
     """A call that is being considered, and its place in the line if it has to wait for room.
 
-    Its caller is let go on once, by `enter` or `turn_away`, by whoever takes the ticket out of `core.blocked`.
+    Its caller is let go on by `enter` or `turn_away`, by the section that then takes the ticket out of `core.blocked`.
     """
 
     __slots__ = ("admitted", "core", "gone", "key", "monitor", "since", "task", "tried", "turn")
@@ -117,8 +117,7 @@ class Ticket:
             self.task._since = now
             self._enqueue()
         self.admitted = True
-        if self.turn.locked():
-            self.turn.release()
+        self._go_on()
 
     def wait(self) -> Verdict:
         """Block until there is room, the queue is shut down, or a signal's exception comes through.
@@ -136,11 +135,15 @@ class Ticket:
         except BaseException:
             self._withdraw()
             raise
-        return Verdict.ACCEPT if self.admitted is True else self.outcome()
+        return Verdict.ACCEPT if self.admitted else self.outcome()
 
     @section
     def outcome(self) -> Verdict:
-        """What became of a caller that was let go without room: see `turn_away`."""
+        """What became of a caller that was let go without room: see `turn_away`. An interrupt there may have left its ticket to be admitted since."""
+        if self.admitted:
+            return Verdict.ACCEPT
+        if self in self.core.blocked:
+            self.core.blocked.remove(self)
         self.core.blocked_seconds += monotonic() - self.since
         if runs_at_once(self.core):
             self.core.start_here(self.task)
@@ -155,8 +158,12 @@ class Ticket:
             self.core.blocked_seconds += monotonic() - self.since
 
     def turn_away(self) -> None:
-        """Let the caller go on without room: the queue was shut down, or the program ends."""
-        self.turn.release()
+        """Let the caller go on without room: the queue was shut down, or the program ends. Inside a section. Bears being called twice."""
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.turn.locked():
+            self.turn.release()
 
 
 _CARRY_OUT: dict[Verdict, Callable[[Ticket], Verdict]] = {
