@@ -624,6 +624,36 @@ def test_a_loop_that_something_else_blocked_ends_with_its_queue(registry: Regist
     queue.shutdown()  # blocks until the threads have ended
 
 
+def test_a_loop_that_is_over_does_not_come_back(registry: Registry) -> None:
+    """What a coroutine leaves on its loop is cancelled at the loop's end, and may block there: the queue's next coroutine gets another loop."""
+    queue = registry.configure("plots", idle_timeout=0.01)
+    other = registry.queue("other")
+    cleaned = threading.Event()
+
+    async def leftover() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            other.submit(time.sleep, 0.01).result(WAIT)
+            cleaned.set()
+
+    async def leave() -> None:
+        left.append(asyncio.ensure_future(leftover()))
+        await asyncio.sleep(0)  # it begins
+
+    async def quick() -> int:
+        return 7
+
+    left: list[object] = []
+    queue.submit(leave).result(WAIT)
+    assert cleaned.wait(WAIT)
+    deadline = time.monotonic() + WAIT
+    while any(thread.name == "offload-plots-loop" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert queue.submit(quick).result(WAIT) == 7
+
+
 def test_a_call_of_a_key_whose_cancelled_call_still_stands_in_the_line_waits_anew(registry: Registry) -> None:
     queue = registry.queue("plots")
     ran: list[int] = []

@@ -12,9 +12,9 @@ Leaving the program waits for every call that was accepted; `flush` waits now. A
 `configure` sets how many workers a queue has and what it does when it is full.
 """
 
-import importlib as _importlib
 import os
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 from offload._api import Registry, default
 from offload._errors import ConfigurationError, FlushTimeout, OffloadError, QueueClosed, QueueFull
@@ -75,12 +75,14 @@ for _public in (ConfigurationError, FlushTimeout, OffloadError, Offloaded, Queue
 del _public
 
 
-def __getattr__(name: str) -> Any:  # PEP 562
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _importlib.import_module(f"{__name__}.{_LATER[name]}")
-    value = globals()[name] = module if name == "testing" else getattr(module, name)
-    return value
+if not TYPE_CHECKING:  # or checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> object:  # PEP 562
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = _import_module(f"{__name__}.{_LATER[name]}")
+        value = globals()[name] = module if name == "testing" else getattr(module, name)
+        return value
 
 
 def __dir__() -> list[str]:
@@ -92,4 +94,4 @@ if os.environ.get("OFFLOAD_TRACE"):
 
     trace_program()
     del trace_program
-del TYPE_CHECKING, Any, default, os
+del TYPE_CHECKING, default, os

@@ -10,7 +10,6 @@ from typing import Any
 
 from offload import _exit
 from offload._core import Core
-from offload._crew import Hand
 from offload._errors import ConfigurationError, OffloadError, QueueClosed, QueueFull
 from offload._exit import PROCESS_POOLS
 from offload._monitor import Reentered, section
@@ -45,8 +44,10 @@ def offer(
         _exit.ensure_hooks()
     crew = core.crew
     try:
-        # A worker's way here takes longer than all that follows. One that was faster found nothing: it has parked again, or ended, and is seen so.
-        woken = crew.wake_one() if crew.idle and core.running < core.capacity else None
+        # A worker's way here takes longer than all that follows. If it is faster all the same, it finds nothing and parks again, or ends, and a look
+        # after the append finds that. Where there may be others, that look would find one of them idle and wake it as well, so it does it alone.
+        if crew.idle and crew.largest == 1 and core.running < core.capacity:
+            crew.wake_one()
         task: Task[Any] = Task()
         task._owner = core
         task._name = name
@@ -64,7 +65,7 @@ def offer(
         line = core.line
         if key is None and len(line.arrivals) < core.limit and not line.front:
             line.arrivals.append(task)
-            if not (crew.idle or crew.size < crew.largest or core.limit < 0 or core.monitor.chores) or _arrived(core, task, woken):
+            if not (crew.idle or crew.size < crew.largest or core.limit < 0 or core.monitor.chores) or _arrived(core, task):
                 return task
     except BaseException:  # an interrupt
         _recover(core)
@@ -73,14 +74,10 @@ def offer(
     return task
 
 
-def _arrived(core: Core, task: Task[Any], woken: Hand | None) -> bool:
+def _arrived(core: Core, task: Task[Any]) -> bool:
     """See to it that a task which was just appended will run. Returns False if it is out of the line again."""
-    crew = core.crew
-    if core.limit >= 0 and core.running < core.capacity and not core.monitor.chores:
-        if woken is not None and not (woken.ended or woken in crew.idle):  # it looks at the line yet, or parks or ends and then looks: I3
-            return True
-        if crew.wake_one() is not None:
-            return True
+    if core.limit >= 0 and core.running < core.capacity and not core.monitor.chores and core.crew.wake_one():
+        return True
     try:
         return core.arrived(task)
     except Reentered:  # this call has interrupted a section on its own thread

@@ -49,13 +49,19 @@ class Crew:
         self.largest = 1  # how many there may be
         self.threads: set[threading.Thread] = set()  # as long as somebody may have to join them
 
+    def coming(self) -> int:
+        """How many are on their way. To be asked before the look at the line: a call that wakes one for itself could come between the two, and then
+        its task would not be counted, but its worker would.
+        """
+        return self.starting + self.parked - len(self.idle)
+
     def rouse(self, number: int) -> None:
-        """See to it that `number` workers are coming, as far as there are any or may be.
+        """Put `number` more workers on their way, as far as there are any or may be.
 
         An interrupt can strike between any two calls. Released and still in `idle`: `unpark` takes it out. Between the count of a new one and the
         `append` there is no call.
         """
-        for _ in range(number - self.starting - (self.parked - len(self.idle))):
+        for _ in range(number):
             if not self._wake_last():
                 if self.size >= self.largest:
                     return
@@ -76,14 +82,14 @@ class Crew:
         self.leave_idle(worker)
         return True
 
-    def wake_one(self) -> Hand | None:
-        """Wake a parked worker, outside of any section. Returns it, or None if there was none."""
+    def wake_one(self) -> bool:
+        """Wake a parked worker, outside of any section. Returns whether there was one."""
         try:
             worker = self.idle.pop()
         except IndexError:  # others were faster
-            return None
+            return False
         worker.release()
-        return worker
+        return True
 
     def recover(self) -> None:
         """Wake those who stand parked and in `idle` no more: whoever has taken them out may be prevented from it."""

@@ -171,7 +171,7 @@ class Loop:
     @section
     def _take_place_again(self) -> int:
         self.core.lend(-self.lending)
-        if self.core.loop is None:
+        if self.core.loop is None and not self._over.is_set():  # else what asyncio cancels at the loop's end has blocked it
             self.core.loop = self
             self.aside = False
         return self.active

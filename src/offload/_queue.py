@@ -17,12 +17,24 @@ from offload._task import Task
 from offload._worker import start_worker
 
 if TYPE_CHECKING:
+    from offload._reading import read  # noqa: TC004  # see import_counts
     from offload._stats import QueueStats
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _all: "weakref.WeakSet[Queue]" = weakref.WeakSet()
+
+
+def import_counts() -> None:
+    """Import what counts are read with: when a function is decorated or a queue is made.
+
+    At the import of offload it would be too dear for who never uses it. In `stats` itself it would be too late: for a signal handler that strikes in
+    the middle of this very import, and for a ``__del__`` at the interpreter's end, when nothing can be imported.
+    """
+    global QueueStats, read
+    from offload._reading import read
+    from offload._stats import QueueStats
 
 
 class Queue(Executor):
@@ -32,6 +44,7 @@ class Queue(Executor):
     """
 
     def __init__(self, name: str, label: str, logger: logging.Logger, settings: Settings, exit_timeout: float | None) -> None:
+        import_counts()
         self._name = name
         self._label = label
         self._logger = logger
@@ -112,8 +125,6 @@ class Queue(Executor):
 
     def stats(self) -> "QueueStats":
         """Its counts at this moment. Does not block."""
-        from offload._reading import read  # a program that never asks need not pay for it
-
         return read(self._here())
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:

@@ -9,11 +9,12 @@ from offload import _environ, _exit, _monitor, _waiting
 from offload._core import Core
 from offload._errors import ConfigurationError
 from offload._failures import hand_on_failures
-from offload._queue import Queue
+from offload._queue import Queue, import_counts
 from offload._settings import ExitSettingsGiven, Settings, SettingsGiven, refuse, seconds
 
 if TYPE_CHECKING:
-    from offload._stats import StatsTable
+    from offload._stats import StatsTable  # noqa: TC004  # see import_looks
+    from offload._view import QueuesView  # noqa: TC004
 
 Contents: TypeAlias = tuple[dict[str, Queue], list[Queue]]
 """A registry's queues: those that calls go to, and those that were shut down and are not done yet."""
@@ -83,8 +84,8 @@ class Names:
 
     def queues(self) -> Mapping[str, Queue]:
         """A read-only view of the queues that exist, by name; it prints as a table of what they do. Does not block."""
-        from offload._view import QueuesView
-
+        if not self._queues:  # nothing may have been decorated
+            import_looks()
         return QueuesView(self)
 
     def flush(self, *names: str, timeout: float | None = None, raise_errors: bool = False) -> None:
@@ -103,8 +104,8 @@ class Names:
 
     def stats(self) -> "StatsTable":
         """The counts of all queues at one moment, by name; ``str()`` of it is a table. Does not block."""
-        from offload._stats import StatsTable
-
+        if not self._queues:
+            import_looks()
         with _monitor.current.lock:
             table = StatsTable({name: queue.stats() for name, queue in list(self._queues.items())})
         _monitor.current.tidy()
@@ -192,12 +193,12 @@ class Names:
 
 
 def import_looks() -> None:
-    """Import what `stats` and `queues` need: when a function is decorated or a queue is made.
+    """Import what queues are looked at with, when `import_counts` does that for one, and for the same reasons."""
+    global QueuesView, StatsTable
+    from offload._stats import StatsTable
+    from offload._view import QueuesView
 
-    At the import of offload it would be too dear for who never uses it; in `stats` itself, too late for a signal handler that calls it, for that may
-    strike in the middle of this very import.
-    """
-    from offload import _reading, _view  # noqa: F401
+    import_counts()
 
 
 def configure_exit_at(where: str, **settings: Any) -> None:

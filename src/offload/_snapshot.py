@@ -1,5 +1,6 @@
 """Arguments as they are at the moment of the call, for loops that change them in place while the call still waits."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -19,8 +20,6 @@ def freeze(
         take = how
     else:
         memo: dict[int, Any] = {} if instance is None else {id(instance): instance}
-
-        import copy  # who snapshots has paid for it
 
         def take(value: Any) -> Any:
             return copy.deepcopy(value, memo)

@@ -162,10 +162,11 @@ class State:
 
     def rouse(self) -> None:
         """Put workers on their way, as many as there are tasks and slots for. Inside a section. Keeps I3."""
+        coming = self.crew.coming()
         wanted = min(len(self.line), self.capacity - self.running)
         if wanted > 0:
             self.monitor.live[self] = None
-            self.crew.rouse(wanted)
+            self.crew.rouse(wanted - coming)
 
     def make_good(self) -> None:
         """Put workers on their way, those too whose wake-up an interrupt or a signal handler on top of it keeps from them. Inside a section."""

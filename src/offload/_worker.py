@@ -100,8 +100,10 @@ def start_worker(core: Core) -> None:
         worker = Worker(core, _reserve_index(core))
         worker.thread.start()
     except RuntimeError as error:
-        if error.__context__ is not None and error.__context__ is not before:
-            raise error.__context__ from None
+        interrupt = error.__context__
+        came_up = worker is not None and worker.thread.ident is not None
+        if interrupt is not None and interrupt is not before and (came_up or not isinstance(interrupt, Exception)):
+            raise interrupt from None
         if _not_started(core, worker):
             _run_waiting(core, error)
 

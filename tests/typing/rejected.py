@@ -2,9 +2,11 @@
 
 from typing import Any, Generic, TypeVar
 
+import offload as offload_package
 from offload import Offloaded, Queue, QueueStats, Registry, Task, configure, configure_exit, flush, offload, queue
 
 T = TypeVar("T")
+offload_package.flsh()  # error: a misspelt name
 registry = Registry("acme")
 Registry("acme", worker=2)  # error: a misspelt setting
 Registry(name="acme")  # error: positional only
