@@ -383,12 +383,16 @@ def test_two_coroutines_that_wait_for_a_loop_that_gets_no_thread_both_run(regist
 
     monkeypatch.setattr(threading.Thread, "start", start_slowly)
     queue = registry.configure("q", workers=2)
+    together = threading.Barrier(2)
+    for task in [queue.submit(together.wait, WAIT) for _ in range(2)]:
+        task.result(WAIT)
     call = registry.offload(queue="q")(nap)
     tasks = [call(), call()]
     assert tried.wait(WAIT)
     until(lambda: queue.stats().running == 2)
     go.set()
     assert [task.result(WAIT) for task in tasks] == [1, 1]
+    queue.shutdown()  # does not wait for the thread that did not start
 
 
 def test_a_function_that_wraps_itself_goes_by_its_own_name(registry: Registry) -> None:

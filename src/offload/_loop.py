@@ -94,7 +94,6 @@ class Loop:
     def _adopt(self, task: Task[Any]) -> "Loop":
         if self.core.loop is None:
             self.core.loop = self
-            self.core.crew.watch(self.thread)
         return _give(self.core.loop, task)
 
     def start(self) -> bool:
@@ -184,8 +183,14 @@ class Loop:
         import asyncio
 
         here.own = self
+        self._enlist()
         with asyncio.Runner() as runner:
             runner.run(self._serve())
+
+    @section
+    def _enlist(self) -> None:
+        """The first step on its own thread, as a worker's: one that did not start must not be joined."""
+        self.core.crew.watch(self.thread)
 
     async def _serve(self) -> None:
         import asyncio
