@@ -128,19 +128,23 @@ def _some(names: list[str]) -> str:
     return ", ".join(shown) + (", ..." if len(counts) > NAMES_SAID else "")
 
 
-def finish(leaving: Leaving) -> None:
+def finish(leaving: Leaving | None) -> None:
     """Let go of everything: from here on calls run in place, and threads that have nothing to do are gone before the interpreter freezes them.
+
+    Given `leaving`, what came in between the last drain and this moment is drained as well: a thread that nobody has joined may have offloaded.
 
     A thread that is left behind may be frozen with the lock held, and a ``__del__`` during the teardown may call: so the last act is a new monitor,
     with a lock that no other thread has seen.
     """
     monitor = _monitor.current
     _in_place(monitor)
+    if leaving is not None:
+        drain(leaving)
+        _in_place(monitor)  # after a Ctrl-C, a drain abandons
     _end_idle_threads(monitor, only_waited_for=False)
     fresh = _monitor.renew(_monitor.IN_PLACE)
     for core in list(monitor.live):
         core.monitor = fresh
-    del leaving
 
 
 def _in_place(monitor: _monitor.Monitor) -> None:

@@ -40,10 +40,10 @@ class Leaving:
 leaving = Leaving()
 _renew: Callable[[bool], None]
 _drain: Callable[[Leaving], None]
-_finish: Callable[[Leaving], None]
+_finish: Callable[["Leaving | None"], None]
 
 
-def hand_over(renew: Callable[[bool], None], drain: Callable[[Leaving], None], finish: Callable[[Leaving], None]) -> None:
+def hand_over(renew: Callable[[bool], None], drain: Callable[[Leaving], None], finish: Callable[["Leaving | None"], None]) -> None:
     """Say what is to be called: ``renew`` in a forked child, ``drain`` in each phase of an exit, ``finish`` after the last."""
     global _renew, _drain, _finish
     _renew, _drain, _finish = renew, drain, finish
@@ -81,7 +81,7 @@ def ensure_hooks() -> None:
         except RuntimeError:
             # the threads are being joined: the drain by atexit is left; or on the main thread, which does that, the handlers of atexit run already
             if threading.current_thread() is threading.main_thread():
-                _finish(leaving)
+                _finish(None)  # perhaps from a task that runs in place, which would wait for itself
                 return
     if not leaving.hooked:
         atexit.register(_leave_for_good)

@@ -189,7 +189,7 @@ def _renew_all(unattended: bool) -> None:
         queue._renew()
 
 
-def _finish(leaving: _exit.Leaving) -> None:
+def _finish(leaving: _exit.Leaving | None) -> None:
     _drain.finish(leaving)
     for queue in list(_all):
         queue._core.monitor = _monitor.current
