@@ -780,15 +780,22 @@ def test_call_from_a_logging_handler(registry: Registry, gate: Callable[[Queue],
     assert queue.stats().dropped == 2
 
 
+def with_idle_workers(queue: Queue, number: int) -> Any:
+    """The queue's crew, once so many workers have started and stand idle."""
+    together, crew = threading.Barrier(number), queue._core.crew
+    for task in [queue.submit(together.wait, WAIT) for _ in range(number)]:
+        task.result(WAIT)
+    until(lambda: len(crew.idle) == number)
+    return crew
+
+
 @pytest.mark.parametrize("then", ["parks again", "ends"])
 def test_a_worker_that_a_call_wakes_is_faster_than_the_call(registry: Registry, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     """1. The call wakes the worker. 2. It looks, finds nothing, and parks again or ends. 3. The call appends its task, which still has to run."""
     queue = registry.queue("race")
     ran = threading.Event()
     call = registry.offload(queue="race")(ran.set)
-    crew = queue._core.crew
-    queue.submit(int).result(WAIT)
-    until(lambda: len(crew.idle) == 1)
+    crew = with_idle_workers(queue, 1)
     if then == "ends":
         monkeypatch.setattr(_worker, "_wants_no_more", lambda core, worker: True)
     wake_one, woken, raced = type(crew).wake_one, crew.idle[0], []
@@ -811,12 +818,9 @@ def test_a_worker_that_a_call_wakes_is_faster_than_the_call(registry: Registry, 
 def test_a_worker_that_a_call_wakes_takes_the_task_of_another_call(registry: Registry, monkeypatch: pytest.MonkeyPatch, idle: int) -> None:
     """1. A call wakes a worker. 2. Another call's task comes in, and the worker takes that one. 3. The first call has one come for it too."""
     queue = registry.configure("race", workers=2)
-    together, met = threading.Barrier(idle), threading.Barrier(2)
+    met = threading.Barrier(2)
     call = registry.offload(queue="race")(met.wait)
-    crew = queue._core.crew
-    for task in [queue.submit(together.wait, WAIT) for _ in range(idle)]:
-        task.result(WAIT)
-    until(lambda: len(crew.idle) == idle)
+    crew = with_idle_workers(queue, idle)
     wake_one, tasks = type(crew).wake_one, []
 
     def wake_for_another(crew: Any) -> bool:
@@ -838,13 +842,10 @@ def test_a_worker_that_a_call_wakes_takes_the_task_of_another_call(registry: Reg
 def test_a_call_wakes_a_worker_while_a_section_counts_who_is_coming(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """1. A section has looked at the line. 2. A plain call comes in and wakes a worker. 3. The section wakes another for its own task."""
     queue = registry.configure("race", workers=2)
-    together, met = threading.Barrier(2), threading.Barrier(2)
+    met = threading.Barrier(2)
     keyed = registry.offload(queue="race", coalesce=True)(lambda: met.wait(WAIT))
     plain = registry.offload(queue="race")(lambda: met.wait(WAIT))
-    crew = queue._core.crew
-    for task in [queue.submit(together.wait, WAIT) for _ in range(2)]:
-        task.result(WAIT)
-    until(lambda: len(crew.idle) == 2)
+    crew = with_idle_workers(queue, 2)
     rouse, raced = type(crew).rouse, []
 
     def rouse_late(crew: Any, number: int) -> None:
@@ -924,16 +925,16 @@ def test_an_interrupt_of_a_shutdown_that_turns_blocked_callers_away(
     for caller in callers:
         caller.start()
     until(lambda: len(queue._core.blocked) == len(callers))
-    turn_away, struck = _ticket.Ticket.turn_away, []
+    go_on, struck = _ticket.Ticket.go_on, []
 
     def interrupted(ticket: _ticket.Ticket) -> None:
         if strikes == "after" or struck:
-            turn_away(ticket)
+            go_on(ticket)
         if not struck:
             struck.append(ticket)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_ticket.Ticket, "turn_away", interrupted)
+    monkeypatch.setattr(_ticket.Ticket, "go_on", interrupted)
     with pytest.raises(KeyboardInterrupt):
         queue.shutdown(wait=False)
     held.open()
@@ -996,17 +997,11 @@ def test_a_thread_that_can_not_start_for_a_reason_of_its_own(
 
 # A signal before every instruction of a call.
 
-INTERRUPTIONS = r'''
-import _thread, collections, faulthandler, logging, os, signal, sys, threading, time
-from offload import Registry
+TRACER = """
+import _thread, collections, os, sys
 
 # Python 3.12 tells of no instruction in a frame that asks for it in the trace function: there, by line.
 EVENT = "line" if sys.version_info[:2] == (3, 12) else "opcode"
-mode, scene, stride = sys.argv[1], sys.argv[2], int(sys.argv[3])
-if EVENT == "line":  # of some four instructions or more
-    stride = max(1, stride // 4)
-faulthandler.dump_traceback_later(30, exit=True)
-ENDS = "succeeded", "failed", "cancelled", "dropped", "coalesced"
 
 # A missing key calls interrupt_main from C. Nothing looks for signals from there to the traced instruction:
 # the handler runs at the first place from that instruction on at which the interpreter would run one.
@@ -1014,7 +1009,7 @@ arrive = collections.defaultdict(_thread.interrupt_main)
 
 
 class Tracer:
-    def __init__(self, step, on_arrival):
+    def __init__(self, step, on_arrival=int):
         self.step, self.seen, self.on_arrival, self.where = step, 0, on_arrival, ""
 
     def __call__(self, frame, event, arg):
@@ -1027,6 +1022,17 @@ class Tracer:
                 sys.settrace(None)  # or the handler would run inside the next call of this tracer
                 arrive[self]
         return self
+"""
+
+INTERRUPTIONS = r'''
+import faulthandler, logging, signal, threading, time
+from offload import Registry
+
+mode, scene, stride = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if EVENT == "line":  # of some four instructions or more
+    stride = max(1, stride // 4)
+faulthandler.dump_traceback_later(30, exit=True)
+ENDS = "succeeded", "failed", "cancelled", "dropped", "coalesced"
 
 
 class Scene:
@@ -1170,7 +1176,7 @@ if wrong:
 def test_a_signal_before_every_instruction_of_a_call(mode: str, scene: str, stride: int) -> None:
     """Ctrl-C leaves the call wholly accepted or wholly not; a handler's own call never deadlocks."""
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTIONS, mode, scene, str(stride)],
+        [sys.executable, "-c", TRACER + INTERRUPTIONS, mode, scene, str(stride)],
         capture_output=True,
         text=True,
         timeout=90,
@@ -1188,26 +1194,8 @@ def test_a_signal_before_every_instruction_of_a_call(mode: str, scene: str, stri
 
 
 WAITING_HANDLER = """
-import _thread, collections, os, signal, sys
+import signal
 from offload import Registry
-
-EVENT = "line" if sys.version_info[:2] == (3, 12) else "opcode"
-arrive = collections.defaultdict(_thread.interrupt_main)
-
-
-class Tracer:
-    def __init__(self, step):
-        self.step, self.seen, self.where = step, 0, ""
-
-    def __call__(self, frame, event, arg):
-        frame.f_trace_opcodes = True
-        if event == EVENT:
-            self.seen += 1
-            if self.seen == self.step:
-                self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-                sys.settrace(None)
-                arrive[self]
-        return self
 
 
 def handler(signum, frame):
@@ -1247,5 +1235,5 @@ print("over", step > 20, flush=True)
 @pytest.mark.parametrize("what", ["flush", "result"])
 def test_a_signal_handler_that_waits_at_every_instruction_of_a_call(what: str) -> None:
     """It stands on top of a call that may just be waking the worker, and can't go on before the handler has what it waits for."""
-    done = subprocess.run([sys.executable, "-c", WAITING_HANDLER, what], capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run([sys.executable, "-c", TRACER + WAITING_HANDLER, what], capture_output=True, text=True, timeout=90, check=False)
     assert (done.returncode, done.stdout) == (0, "over True\n"), done.stderr

@@ -92,6 +92,6 @@ def __dir__() -> list[str]:
 if os.environ.get("OFFLOAD_TRACE"):
     from offload._trace import trace_program
 
-    trace_program()
+    trace_program(os.environ["OFFLOAD_TRACE"])
     del trace_program
 del TYPE_CHECKING, default, os

@@ -40,10 +40,10 @@ class Leaving:
 leaving = Leaving()
 _renew: Callable[[bool], None]
 _drain: Callable[[Leaving], None]
-_finish: Callable[["Leaving | None"], None]
+_finish: Callable[[Leaving | None], None]
 
 
-def hand_over(renew: Callable[[bool], None], drain: Callable[[Leaving], None], finish: Callable[["Leaving | None"], None]) -> None:
+def hand_over(renew: Callable[[bool], None], drain: Callable[[Leaving], None], finish: Callable[[Leaving | None], None]) -> None:
     """Say what is to be called: ``renew`` in a forked child, ``drain`` in each phase of an exit, ``finish`` after the last."""
     global _renew, _drain, _finish
     _renew, _drain, _finish = renew, drain, finish

@@ -44,7 +44,6 @@ class Queue(Executor):
     """
 
     def __init__(self, name: str, label: str, logger: logging.Logger, settings: Settings, exit_timeout: float | None) -> None:
-        import_counts()
         self._name = name
         self._label = label
         self._logger = logger

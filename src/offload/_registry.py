@@ -193,7 +193,7 @@ class Names:
 
 
 def import_looks() -> None:
-    """Import what queues are looked at with, when `import_counts` does that for one, and for the same reasons."""
+    """Import what queues are looked at with, one or all of them: when `import_counts` says, and for its reasons."""
     global QueuesView, StatsTable
     from offload._stats import StatsTable
     from offload._view import QueuesView

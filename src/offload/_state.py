@@ -137,7 +137,7 @@ class State:
         """Look at what is special anew, and let the blocked callers go on without room. Inside a section. Who is left to an interrupt finds room."""
         self.refresh()
         while self.blocked:
-            self.blocked[0].turn_away()
+            self.blocked[0].go_on()
             self.blocked.popleft()
 
     def lend(self, slots: int) -> None:

@@ -32,7 +32,7 @@ def say_once(core: Core, what: str) -> None:
 class Ticket:
     """A call that is being considered, and its place in the line if it has to wait for room.
 
-    Its caller is let go on by `enter` or `turn_away`, by the section that then takes the ticket out of `core.blocked`.
+    Its caller is let go on by the section that then takes the ticket out of `core.blocked`: when it can `enter`, or when all are turned away.
     """
 
     __slots__ = ("admitted", "core", "gone", "key", "monitor", "since", "task", "tried", "turn")
@@ -117,7 +117,7 @@ class Ticket:
             self.task._since = now
             self._enqueue()
         self.admitted = True
-        self._go_on()
+        self.go_on()
 
     def wait(self) -> Verdict:
         """Block until there is room, the queue is shut down, or a signal's exception comes through.
@@ -139,7 +139,7 @@ class Ticket:
 
     @section
     def outcome(self) -> Verdict:
-        """What became of a caller that was let go without room: see `turn_away`. An interrupt there may have left its ticket to be admitted since."""
+        """What became of a caller that was let go without room. An interrupt of `State.turn_away` may have left its ticket to be admitted since."""
         if self.admitted:
             return Verdict.ACCEPT
         if self in self.core.blocked:
@@ -157,11 +157,8 @@ class Ticket:
             self.core.blocked.remove(self)
             self.core.blocked_seconds += monotonic() - self.since
 
-    def turn_away(self) -> None:
-        """Let the caller go on without room: the queue was shut down, or the program ends. Inside a section. Bears being called twice."""
-        self._go_on()
-
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Let the caller go on: its task waits now, or the queue was shut down, or the program ends. Inside a section. Bears being called twice."""
         if self.turn.locked():
             self.turn.release()
 

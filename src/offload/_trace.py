@@ -46,14 +46,12 @@ def trace(path: str | os.PathLike[str]) -> Iterator[None]:
         recorder.write()
 
 
-def trace_program() -> None:
-    """Do what ``OFFLOAD_TRACE`` asks for, if it is set. Once, when offload is imported: before any hook of its own, so that its exit has drained."""
-    path = os.environ.get(VARIABLE)
-    if path:
-        owner = os.environ.setdefault(FIRST, str(os.getpid()))
-        recorder = Recorder(os.path.abspath(path), int(owner) if owner.isdigit() else 0)
-        _observing.add(recorder)
-        atexit.register(_finish, recorder)
+def trace_program(path: str) -> None:
+    """Do what ``OFFLOAD_TRACE`` asks for. Once, when offload is imported: before any hook of its own, so that its exit has drained."""
+    owner = os.environ.setdefault(FIRST, str(os.getpid()))
+    recorder = Recorder(os.path.abspath(path), int(owner) if owner.isdigit() else 0)
+    _observing.add(recorder)
+    atexit.register(_finish, recorder)
 
 
 def _finish(recorder: "Recorder") -> None:
