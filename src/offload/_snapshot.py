@@ -1,6 +1,5 @@
 """Arguments as they are at the moment of the call, for loops that change them in place while the call still waits."""
 
-import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -19,10 +18,12 @@ def freeze(
     if callable(how):
         take = how
     else:
+        from copy import deepcopy  # who has it copy pays for the import
+
         memo: dict[int, Any] = {} if instance is None else {id(instance): instance}
 
         def take(value: Any) -> Any:
-            return copy.deepcopy(value, memo)
+            return deepcopy(value, memo)
 
     copied: list[Any] = []
     at: int | str = 0
