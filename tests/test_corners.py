@@ -568,6 +568,42 @@ def test_a_result_goes_with_its_task_while_the_next_one_runs(registry: Registry)
     assert gone.is_set()
 
 
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_result_that_nobody_keeps_goes_outside_of_offloads_own_steps(registry: Registry, watched: bool) -> None:
+    """Its __del__ may take a lock whose holder is waiting for offload's."""
+    queue = registry.queue("plots")
+    held, gone = threading.Event(), []
+    monitor = queue._core.monitor
+
+    class Result:
+        def __del__(self) -> None:
+            gone.append("in a step" if monitor.entered and monitor.lock._is_owned() else "outside")  # type: ignore[attr-defined]
+
+    def make() -> Result:
+        held.wait(WAIT)
+        return Result()
+
+    task = queue.submit(make)
+    if watched:
+        task.add_done_callback(nothing)
+    del task
+    held.set()
+    queue.submit(int).result(WAIT)
+    until(lambda: gc.collect() >= 0 and bool(gone))
+    assert gone == ["outside"]
+
+
+def test_the_first_call_of_a_queue_is_not_made_while_an_error_is_handled(registry: Registry) -> None:
+    """What fails in it would have that error as its context."""
+
+    def fail() -> None:
+        raise ValueError(repr(sys.exc_info()[1]))
+
+    with testing.inline():
+        error = registry.offload(queue="fresh")(fail)().exception(WAIT)
+    assert (str(error), error and error.__context__) == ("None", None)
+
+
 def test_a_worker_that_parked_runs_what_one_that_could_not_start_was_to_run(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = registry.configure("plots", workers=2, maxsize=100)
     held, gate, starting, fail, ran = (threading.Event() for _ in range(5))

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -387,6 +388,38 @@ def test_contextvars_travel_to_threads(registry: Registry) -> None:
         assert queue.submit(number.get).result(WAIT) == 0
         number.set(0)
         queue.flush(WAIT)
+
+
+def test_tasks_whose_callers_have_no_context_run_at_once(registry: Registry) -> None:
+    """Each in a context of its own: one can't be entered twice."""
+    together = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        queue = registry.configure("cpu", executor=pool, workers=2)
+        tasks = contextvars.Context().run(lambda: [queue.submit(together.wait, WAIT) for _ in range(2)])
+        assert {task.result(WAIT) for task in tasks} == {0, 1}
+        queue.flush(WAIT)
+
+
+def test_an_executor_is_made_once_though_several_workers_are_there(registry: Registry) -> None:
+    """Those that are there too many end before they take anything."""
+    queue = registry.configure("cpu", workers=4)
+    together, made = threading.Barrier(4), []
+    for task in [queue.submit(together.wait, WAIT) for _ in range(4)]:
+        task.result(WAIT)
+
+    def make() -> Executor:
+        made.append(ThreadPoolExecutor(4))
+        deadline = time.monotonic() + WAIT
+        while len(made) == 1 and queue.stats().workers > 1 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return made[-1]
+
+    queue.flush(WAIT)
+    registry.configure("cpu", executor=make)
+    tasks = [queue.submit(int) for _ in range(12)]
+    assert [task.result(WAIT) for task in tasks] == [0] * 12
+    queue.shutdown()
+    assert len(made) == 1
 
 
 def test_errors_and_callbacks_come_on_a_thread_of_the_queue(registry: Registry) -> None:

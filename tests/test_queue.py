@@ -504,6 +504,28 @@ def test_a_worker_keeps_no_caller_context(registry: Registry) -> None:
     assert has_gone(gone)
 
 
+def set_and_reset() -> None:
+    variable.reset(variable.set("of the task"))
+
+
+def set_and_fail() -> None:
+    variable.set("of the task")
+    raise ValueError("on purpose")
+
+
+@pytest.mark.parametrize("function", [set_and_reset, set_and_fail, read_and_set, async_read_and_set])
+def test_where_callers_have_no_context_nor_has_the_next_task(registry: Registry, gate: Callable[[str], Gate], function: Callable[..., Any]) -> None:
+    """A worker runs such tasks in a context of its own, the same as long as nobody leaves anything there."""
+    queue = registry.configure("plots", on_error=lambda task, error: None)
+
+    def look() -> tuple[str, int]:
+        return variable.get(), len(contextvars.copy_context())
+
+    with gate("plots"):
+        looks = contextvars.Context().run(lambda: [queue.submit(call) for call in (function, look, function, look)])[1::2]
+    assert [task.result(WAIT) for task in looks] == [("unset", 0), ("unset", 0)]
+
+
 # --- nothing is kept
 
 

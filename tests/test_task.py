@@ -75,6 +75,14 @@ def test_is_a_future_and_generic() -> None:
     assert (task.result(WAIT), task.exception(WAIT), task.done(), task.cancelled()) == (1, None, True, False)
 
 
+def test_keeps_what_a_future_keeps() -> None:
+    """Python 3.15 reads both from a Future that has ended, whatever the outcome, to copy it into one of asyncio's."""
+    done, failed = identity(1), boom("no")
+    wait([done, failed], timeout=WAIT)
+    assert (done._result, done._exception) == (1, None)
+    assert (failed._result, failed._exception) == (None, failed.exception())
+
+
 def test_wait_and_as_completed_over_several_queues(registry: Registry) -> None:
     tasks = [registry.queue(name).submit(int, n) for n, name in enumerate("abcab")]
     done, rest = wait(tasks, timeout=WAIT)

@@ -1,11 +1,10 @@
 """A call comes in: accepted, blocked, dropped, refused, or run on the spot."""
 
-import sys
 import time
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from offload import _exit
@@ -19,7 +18,12 @@ from offload._run import make_up, run_here
 from offload._task import PENDING, Task
 from offload._ticket import Ticket, runs_at_once, say_once
 
-modules, monotonic = sys.modules, time.monotonic
+monotonic = time.monotonic
+
+
+def place_of(frame: FrameType | None) -> tuple[CodeType | None, int]:
+    """Where a frame is just now, as a Task keeps it: the frame itself would keep its locals alive."""
+    return (None, 0) if frame is None else (frame.f_code, frame.f_lasti)
 
 
 def offer(
@@ -28,7 +32,8 @@ def offer(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    frame: FrameType | None,
+    code: CodeType | None,
+    lasti: int,
     key: object = None,
 ) -> Task[Any]:
     """Make a Task of a call and hand it to the queue. The hot path: what is special about a queue or a call is dealt with in `_consider`.
@@ -40,7 +45,7 @@ def offer(
     if not core.mark[0]:  # a fork, perhaps one that ran no at-fork hooks
         _exit.check_process()
         core = core.successor()
-    if PROCESS_POOLS in modules and not _exit.leaving.pools_hooked:  # their exit hook must not run ahead of ours
+    if PROCESS_POOLS in _exit.to_hook:
         _exit.ensure_hooks()
     crew = core.crew
     try:
@@ -55,13 +60,11 @@ def offer(
         task._args = args
         task._kwargs = kwargs or None
         task._context = (copy_context() or None) if core.context else None  # an empty one need not be kept
-        if frame is None:
-            task._code, task._lasti = None, 0
-        else:
-            task._code, task._lasti = frame.f_code, frame.f_lasti
+        task._code = code
+        task._lasti = lasti
         task._since = monotonic()
         task._state = PENDING
-        task._exception = task._result = task._place = task._loop = task._watched = None
+        task._watched = None
         line = core.line
         if key is None and len(line.arrivals) < core.limit and not line.front:
             line.arrivals.append(task)

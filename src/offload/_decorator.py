@@ -9,7 +9,7 @@ from typing import Any
 
 import wrapt
 
-from offload._admission import offer
+from offload._admission import offer, place_of
 from offload._core import Core
 from offload._errors import ConfigurationError
 from offload._queue import Queue, name_of
@@ -49,14 +49,15 @@ class _Route:
 
     def send(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType | None) -> Task[Any]:
         """Carry a call out; `fn` is the decorated function, or that bound to an object."""
+        place = place_of(frame)
         if self.plain:
-            return offer(self.core(), self.name, fn, args, kwargs, frame)
+            return offer(self.core(), self.name, fn, args, kwargs, *place)
         instance, own = _split(self.fn, fn, args)
         head = args[: len(args) - len(own)]
         key = _key(self, instance, own, kwargs) if self.coalesce else None
         if self.snapshot:
             own, kwargs = freeze(self.snapshot, self.name, functools.partial(fn, *head), instance, own, kwargs)
-        return offer(self.core(), self.name, fn, (*head, *own), kwargs, frame, key)
+        return offer(self.core(), self.name, fn, (*head, *own), kwargs, *place, key)
 
 
 def _frame(depth: int) -> FrameType | None:
@@ -162,10 +163,12 @@ class Offloaded(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # typed in _t
             return route.send(route.fn, args, kwargs, _frame(1))
         try:
             core = route.registry._queues[route.queue]._core
-            frame: FrameType | None = getframe(1)
+            frame = getframe(1)
         except (KeyError, ValueError):  # the queue's first call; or C code called, with no Python below it
-            core, frame = route.core(), _frame(1)
-        return offer(core, route.name, route.fn, args, kwargs, frame)
+            pass  # what the call does is not done while this is handled: a failure would get it as its context
+        else:
+            return offer(core, route.name, route.fn, args, kwargs, frame.f_code, frame.f_lasti)
+        return route.send(route.fn, args, kwargs, _frame(1))
 
     @property
     def call(self) -> Any:

@@ -10,7 +10,7 @@ from offload._task import Task
 
 def fail(core: Core, task: Task[Any], error: BaseException, *, handed_over: bool = False) -> None:
     """End a task that raised. on_error hears of it before anybody who waits, so that whoever has waited finds it told and counted."""
-    task._exception = error
+    task._exception, task._result = error, None  # a Future has both, and others read them
     report(core, task, error)
     complete(core, task, handed_over=handed_over)
 
@@ -52,7 +52,8 @@ def _finished(core: Core, task: Task[Any]) -> None:
 def _settled(core: Core, task: Task[Any]) -> None:
     """The very last step: its callbacks have run."""
     core.finishing.pop(task, None)
-    task._loop = None
+    if task._loop is not None:
+        task._loop = None
     if not core.elsewhere.get(task, 1):  # else `left` sees to it
         del core.elsewhere[task]
     if core.reporting:

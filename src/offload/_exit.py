@@ -14,12 +14,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 from offload._settings import flag, near, refuse, seconds
 
 PROCESS_POOLS: Final = "concurrent.futures.process"
+to_hook: Mapping[str, Any] = sys.modules
+"""Where each call and each worker looks for PROCESS_POOLS, whose exit hook must not run ahead of ours; empty once that is seen to."""
 with contextlib.suppress(RuntimeError):  # imported by an exit handler: too late for its callback, and for thread pools
     import concurrent.futures.thread  # noqa: F401  # its callback must be older than ours, so that it runs after it
 
@@ -33,7 +35,6 @@ class Leaving:
         self.used = 0.0
         self.interrupts = 0
         self.hooked = False
-        self.pools_hooked = False
         self.pid = os.getpid()
 
 
@@ -71,8 +72,9 @@ def _check(name: str, value: object, where: str) -> object:
 
 def ensure_hooks() -> None:
     """Register the hooks of this process. At its first call, for a child may have lost those of its parent, and when process pools show up."""
-    pools = PROCESS_POOLS in sys.modules
-    if leaving.hooked and (leaving.pools_hooked or not pools):
+    global to_hook
+    pools = PROCESS_POOLS in to_hook
+    if leaving.hooked and not pools:
         return
     register = getattr(threading, "_register_atexit", None)
     if register is not None:
@@ -86,7 +88,9 @@ def ensure_hooks() -> None:
     if not leaving.hooked:
         atexit.register(_leave_for_good)
         _hook_multiprocessing()
-    leaving.hooked, leaving.pools_hooked = True, pools
+    leaving.hooked = True
+    if pools:
+        to_hook = {}
 
 
 def go_first() -> None:
@@ -128,8 +132,8 @@ def _leave_for_good() -> None:
 
 def forked() -> None:
     """Start afresh in a child. Takes no lock and logs nothing: a thread that does not exist here may hold any lock."""
-    global leaving
-    leaving = Leaving(leaving.timeout, leaving.progress)
+    global leaving, to_hook
+    leaving, to_hook = Leaving(leaving.timeout, leaving.progress), sys.modules
     # Forked off a thread, this process ends when that thread and all others have, and CPython runs no hook: then no worker must stay for more.
     _renew(not isinstance(threading.main_thread(), threading._MainThread))  # type: ignore[attr-defined]
 

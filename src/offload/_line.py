@@ -8,7 +8,8 @@ moment. So
   change, if the call was too early to see the change: both go through the deque's own lock, which puts them in order. `__len__` sees to that.
 
 `front` and then `arrivals` hold the tasks in order, and among them `dead` tombstones: tasks that were cancelled or taken out of turn, and are passed
-over when their turn comes. `front` is empty but after the tombstones were cleared away, which can't be done to a deque that grows meanwhile.
+over when their turn comes. `front` is empty but after the tombstones were cleared away, which can't be done to a deque that grows meanwhile. `ahead`
+is the one of the two where the head of the line is, or an empty one; then `pop` looks where it is.
 A call that may be replaced by a newer one of its key stands in a `Place`, which keeps its turn whatever task is in it.
 """
 
@@ -26,6 +27,7 @@ class Place:
     """The place in line of the newest waiting call for one key."""
 
     __slots__ = ("key", "task")
+    _state = "the task's"  # not PENDING: for who takes an entry for a task
 
     def __init__(self, key: object, task: Task[Any]) -> None:
         self.key = key
@@ -35,11 +37,12 @@ class Place:
 class Line:
     """The waiting tasks of one queue."""
 
-    __slots__ = ("arrivals", "dead", "front", "places")
+    __slots__ = ("arrivals", "dead", "front", "ahead", "places")
 
     def __init__(self) -> None:
         self.arrivals: collections.deque[Task[Any] | Place] = collections.deque()
         self.front: collections.deque[Task[Any] | Place] = collections.deque()
+        self.ahead: collections.deque[Any] = self.arrivals  # where to look for the head of the line first
         self.dead = 0
         self.places: dict[object, Place] = {}
 
@@ -63,19 +66,24 @@ class Line:
             return None
         return place.task
 
-    def pop(self) -> Task[Any] | None:
-        """Take the oldest waiting task out. For workers: no signal's exception strikes on their threads, between here and the change of its state."""
-        try:
-            while True:
-                task = self.front.popleft() if self.front else self.arrivals.popleft()
-                if type(task) is Place:
-                    task = task.task
-                    self._leave_place(task)
-                if task._state is PENDING:
-                    return task
-                self.dead -= 1
-        except IndexError:  # of popleft: cheaper than to ask each time
-            return None
+    def pop(self, entry: "Task[Any] | Place | None" = None) -> Task[Any] | None:
+        """Take the oldest waiting task out; `entry` was taken out already, if it is given.
+
+        For workers: no signal's exception strikes on their threads, between here and the change of its state.
+        """
+        while True:
+            if entry is None:
+                self.ahead = self.front or self.arrivals
+                if not self.ahead:
+                    return None
+                entry = self.ahead.popleft()
+            task = entry.task if type(entry) is Place else entry
+            if task is not entry:
+                self._leave_place(task)
+            if task._state is PENDING:
+                return task
+            self.dead -= 1
+            entry = None
 
     def head(self) -> Task[Any] | None:
         """The oldest waiting task, left where it is. Whoever takes it counts it in `dead` in the statement that changes its state."""
@@ -102,10 +110,11 @@ class Line:
         if self.dead > MANY_TOMBSTONES and self.dead > len(self):  # or calls and cancels by turns would grow for ever
             self._gather()
             live = collections.deque(e for e in self.front if (e.task if type(e) is Place else e)._state is PENDING)
-            self.front, self.dead = live, 0
+            self.front, self.ahead, self.dead = live, live, 0
 
     def _gather(self) -> None:
         """Move all that there is to the front: in one call, which no interrupt can leave half done, and no faster than others append."""
+        self.ahead = self.front
         self.front.extend(itertools.islice(iter(self.arrivals.popleft, None), len(self.arrivals)))
 
     def _leave_place(self, task: Task[Any]) -> None:

@@ -19,7 +19,7 @@ from offload._threads import BackgroundThread
 
 
 def run(core: Core, task: Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context, *, in_place: bool) -> bool:
-    """See a started task's coroutine to its end: on the queue's loop, or here. Returns what `perform` does."""
+    """See a started task's coroutine to its end: on the queue's loop, or here. Returns whether it succeeded and is yet to be ended."""
     context.run(current_task.set, task)
     if not in_place:
         loop = Loop.of(core, task)

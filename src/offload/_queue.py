@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, overload
 
 from offload import _drain, _environ, _exit, _monitor, _waiting
-from offload._admission import offer
+from offload._admission import offer, place_of
 from offload._core import Core
 from offload._run import run_here
 from offload._settings import ExecutorSetting, Settings, is_executor, refuse
@@ -112,7 +112,7 @@ class Queue(Executor):
 
         Raises QueueClosed after `shutdown`, QueueFull as ``on_full`` says.
         """
-        return offer(self._core, name_of(fn), fn, args, kwargs, _calling_frame())
+        return offer(self._core, name_of(fn), fn, args, kwargs, *place_of(_calling_frame()))
 
     def flush(self, timeout: float | None = None, raise_errors: bool = False) -> None:
         """Block until this queue is idle: nothing accepted waits or runs, tasks added meanwhile included.

@@ -14,16 +14,19 @@ from offload._standstill import standing_still
 from offload._task import CANCELLED_AND_NOTIFIED, RUNNING, Task
 
 
-def perform(core: Core, task: Task[Any], handler: Callable[..., bool] | None, *, in_place: bool = False) -> bool:
-    """Run a started task. Returns True if it succeeded and is yet to be ended; False if it has been, or was handed over.
+def perform(core: Core, task: Task[Any], handler: Callable[..., bool] | None, *, in_place: bool = False) -> Task[Any] | None:
+    """Run a started task. Returns it if it succeeded and is yet to be ended; None if it has been, or was handed over.
 
     The process is looked at after the call: where a task forks, its child comes back here too, and must not go on as a worker.
     """
-    fn, args, kwargs, context = task._fn, task._args, task._kwargs, task._context or Context()
+    fn = task._fn  # one by one: four at once are a tuple, made and taken apart
+    args = task._args
+    kwargs = task._kwargs
+    context = task._context or Context()
     task._fn = task._args = task._kwargs = task._context = None  # type: ignore[assignment]  # as `_let_go` does
     try:
         if handler is not None:
-            return handler(core, task, fn, args, kwargs or {}, context)
+            return task if handler(core, task, fn, args, kwargs or {}, context) else None
         if kwargs is not None:
             result = context.run(fn, *args, **kwargs)
         elif not args:  # written out for the most common numbers of arguments: `*args` costs more than the call
@@ -39,13 +42,13 @@ def perform(core: Core, task: Task[Any], handler: Callable[..., bool] | None, *,
             _exit.end_forked_task(error)
         fn = args = kwargs = context = None  # type: ignore[assignment]  # the failure's frames lead back to this one, and would keep them
         fail(core, task, without_first_frame(error))
-        return False
+        return None
     if not core.mark[0]:
         _exit.end_forked_task(None)
-    if type(result) is CoroutineType:
-        return _loop.run(core, task, result, context, in_place=in_place)
+    if result is not None and type(result) is CoroutineType:
+        return task if _loop.run(core, task, result, context, in_place=in_place) else None
     task._result = result
-    return True
+    return task
 
 
 def run_here(core: Core, task: Task[Any], *, in_slot: bool = False) -> None:
@@ -57,7 +60,7 @@ def run_here(core: Core, task: Task[Any], *, in_slot: bool = False) -> None:
         try:
             entered(core, task, 0 if in_slot else 1)
             with standing_still():
-                if perform(core, task, None, in_place=True):
+                if perform(core, task, None, in_place=True) is not None:
                     complete(core, task)
         except BaseException as error:  # an interrupt, somewhere in there
             make_up(core, task, error)
@@ -89,8 +92,8 @@ def _make_up(core: Core, task: Task[Any], error: BaseException | None) -> None:
         task._state, core.running = CANCELLED_AND_NOTIFIED, core.running - 1
         del core.elsewhere[task]
     elif task._state is RUNNING and (core, task) in core.monitor.inside.get(threading.get_ident(), ()):  # else a worker has it by now
-        if task._exception is None and task._result is None:
-            task._exception = error
+        if task._exception is None and not hasattr(task, "_result"):
+            task._exception, task._result = error, None
         core.end(task)
     core.finishing.pop(task, None)
     core.notice_idle()

@@ -41,21 +41,18 @@ class Task(Future[R]):
     Ignore it, or ask it for ``result()``. It is made by the call; nobody else makes one or sets its outcome.
     """
 
-    # The call makes a Task without Future.__init__, whose Condition is most of a Future's cost, and sets all of these itself (see `offer`), for a
-    # third of the price of an __init__ of its own. They are slots, so that no Task needs a __dict__: making that costs twice what all of them do.
+    # The call makes a Task without Future.__init__, whose Condition is most of a Future's cost, and sets what it needs itself (see `offer`), for a
+    # third of the price of an __init__ of its own. That is in slots, so that few Tasks need a __dict__: making that costs twice what all of them do.
     __init__ = object.__init__
     __slots__ = (
         "_args",
         "_code",
         "_context",
-        "_exception",
         "_fn",
         "_kwargs",
         "_lasti",
-        "_loop",
         "_name",
         "_owner",
-        "_place",
         "_result",
         "_since",
         "_state",
@@ -71,11 +68,12 @@ class Task(Future[R]):
     _lasti: int
     _since: float  # when it began to wait, then when it began to run, in seconds of the monotonic clock
     _state: str
-    _exception: BaseException | None
-    _result: Any
-    _place: Any  # in the line, if a newer call may replace it
-    _loop: Loop | None  # on which its coroutine runs
     _watched: "_Watch | None"
+    _result: Any  # not there before the outcome is
+    # What only few Tasks have.
+    _exception: BaseException | None = None
+    _place: Any = None  # in the line, if a newer call may replace it
+    _loop: Loop | None = None  # on which its coroutine runs
 
     # What a Future has from the start is made for the first who looks. From then on the task's last step is made with `_condition` held, as
     # `concurrent.futures.wait` and `as_completed` assume. `_watched` is set, and read before the last step, in a section: a worker either sees it or
