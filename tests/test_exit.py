@@ -541,6 +541,26 @@ def test_imported_early_and_first_used_by_an_older_atexit_handler() -> None:
     assert left == Left(stderr=NO_THREAD, ran=once("first"))
 
 
+@pytest.mark.parametrize("handler", ["older", "newer"])
+def test_first_used_by_an_atexit_handler_after_a_ctrl_c_kept_the_threads_from_being_ended(handler: str) -> None:
+    """The interpreter does not know then that it ends: it takes hooks that it will never run."""
+    register = 'atexit.register(lambda: offload(ran)("first"))'
+    left = run(
+        f"""
+        import atexit
+        {register if handler == "older" else ""}
+        from offload import offload
+        {register if handler == "newer" else ""}
+        def struck():
+            raise KeyboardInterrupt
+        threading._shutdown = struck
+        """,
+        tasks=False,
+    )
+    ignored = r"Exception ignored[^\n]*\nTraceback [\s\S]*struck[\s\S]*KeyboardInterrupt[^\n]*\n"
+    assert left == Left(stderr=Like(ignored + r"([^\n]*no thread can be started[^\n]*\n)?"), ran=once("first"))
+
+
 def test_tasks_offloaded_by_atexit_handlers_offload_tasks_in_their_turn() -> None:
     left = run(
         """

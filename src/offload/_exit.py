@@ -35,6 +35,7 @@ class Leaving:
         self.used = 0.0
         self.interrupts = 0
         self.hooked = False
+        self.over = False
         self.pid = os.getpid()
 
 
@@ -48,6 +49,7 @@ def hand_over(renew: Callable[[bool], None], drain: Callable[[Leaving], None], f
     """Say what is to be called: ``renew`` in a forked child, ``drain`` in each phase of an exit, ``finish`` after the last."""
     global _renew, _drain, _finish
     _renew, _drain, _finish = renew, drain, finish
+    atexit.register(_leave_at_last)
 
 
 def configure(where: str = "configure_exit", **settings: Any) -> None:
@@ -123,11 +125,23 @@ def _leave() -> None:
 
 def _leave_for_good() -> None:
     """Drain what came since, then let go: from here on calls run in place."""
+    leaving.over = True
     _leave()
     try:
         _finish(leaving)
     except BaseException:  # noqa: BLE001
         sys.excepthook(*sys.exc_info())
+
+
+def _leave_at_last() -> None:
+    """For a first call that comes in the midst of 4, where hooks can be registered, and are never run, if a Ctrl-C has kept 2 from being entered.
+
+    Registered with the import, and so run after the handlers that were registered since; those that were before find that calls run in place.
+    """
+    if leaving.hooked and not leaving.over:
+        _leave_for_good()
+    elif not leaving.over:
+        _finish(None)
 
 
 def forked() -> None:
