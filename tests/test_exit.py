@@ -561,6 +561,31 @@ def test_first_used_by_an_atexit_handler_after_a_ctrl_c_kept_the_threads_from_be
     assert left == Left(stderr=Like(ignored + r"([^\n]*no thread can be started[^\n]*\n)?"), ran=once("first"))
 
 
+def test_a_ctrl_c_at_the_entry_of_the_last_drain_is_made_up_for() -> None:
+    """What an older handler calls then finds that calls run in place."""
+    left = run(
+        """
+        import atexit
+        atexit.register(lambda: task("older"))
+        from offload import _exit, flush, offload
+        @offload
+        def task(name):
+            ran(f"{name} {threading.current_thread() is threading.main_thread()}")
+        task("main")
+        flush()
+        check_process = _exit.check_process
+        def struck():
+            _exit.check_process = check_process
+            raise KeyboardInterrupt
+        @atexit.register
+        def arm():
+            _exit.check_process = struck
+        """,
+        tasks=False,
+    )
+    assert left == Left(stderr=Like(r"Exception ignored[\s\S]*KeyboardInterrupt[^\n]*\n"), ran=once("main False", "older True"))
+
+
 def test_tasks_offloaded_by_atexit_handlers_offload_tasks_in_their_turn() -> None:
     left = run(
         """

@@ -650,6 +650,31 @@ def test_a_fork_that_runs_no_at_fork_hooks_and_leaves_by_sys_exit() -> None:
     assert left == Left(0, "5\n", "", once("parent before", "child holds", "child", "parent after"))
 
 
+def test_a_fork_that_runs_no_at_fork_hooks_and_never_offloads() -> None:
+    """It ends, though a thread that does not exist there held the lock."""
+    if "free-threading" in sys.version:
+        pytest.skip("the free-threaded interpreter does not survive a fork behind its back")
+    left = run(
+        """
+        import ctypes
+        from offload import _monitor
+        held, forked = threading.Event(), threading.Event()
+        def hold_lock():
+            with _monitor.current.lock:
+                held.set()
+                forked.wait(20)
+        threading.Thread(target=hold_lock, daemon=True).start()
+        held.wait(20)
+        child = ctypes.PyDLL(None).fork()
+        if child == 0:
+            sys.exit(5)
+        say(status_of(child))
+        forked.set()
+        """
+    )
+    assert left == Left(0, "5\n")
+
+
 # --- multiprocessing ---------------------------------------------------------------------------------------------
 
 MULTI = """

@@ -125,23 +125,23 @@ def _leave() -> None:
 
 def _leave_for_good() -> None:
     """Drain what came since, then let go: from here on calls run in place."""
-    leaving.over = True
     _leave()
     try:
         _finish(leaving)
+        leaving.over = True
     except BaseException:  # noqa: BLE001
         sys.excepthook(*sys.exc_info())
 
 
 def _leave_at_last() -> None:
-    """For a first call that comes in the midst of 4, where hooks can be registered, and are never run, if a Ctrl-C has kept 2 from being entered.
+    """Make up for what did not happen: registered with the import, it runs after the handlers that were registered since.
 
-    Registered with the import, and so run after the handlers that were registered since; those that were before find that calls run in place.
+    A first call may come in the midst of 4. If a Ctrl-C has kept 2 from being entered, hooks can be registered then, and are never run. Or a Ctrl-C
+    struck at the entry of `_leave_for_good`.
     """
-    if leaving.hooked and not leaving.over:
+    check_process()
+    if not leaving.over:
         _leave_for_good()
-    elif not leaving.over:
-        _finish(None)
 
 
 def forked() -> None:
