@@ -662,6 +662,26 @@ def test_del_during_the_teardown_runs_its_call_in_place() -> None:
     assert left == Left(stderr=NO_THREAD, ran=once("hold", 1, "del"))
 
 
+def test_del_during_the_teardown_may_be_the_first_to_have_its_arguments_copied() -> None:
+    """Nothing can be imported any more."""
+    left = run(
+        """
+        import builtins
+        from offload import offload
+        @offload(snapshot=True)
+        def task(names):
+            ran(*names)
+        class Late:
+            def __del__(self, task=task):
+                task(["del"])
+        offload(ran)("main")
+        builtins.late = Late()
+        """,
+        tasks=False,
+    )
+    assert left == Left(stderr=NO_THREAD, ran=once("main", "del"))
+
+
 def test_a_call_of_a_thread_that_nobody_joins_just_before_calls_run_in_place() -> None:
     """1. The last drain has found no work. 2. Such a thread calls. 3. Calls run in place from here on. The call of step 2 is waited for."""
     left = run("""

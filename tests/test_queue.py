@@ -515,7 +515,7 @@ def set_and_fail() -> None:
 
 @pytest.mark.parametrize("function", [set_and_reset, set_and_fail, read_and_set, async_read_and_set])
 def test_where_callers_have_no_context_nor_has_the_next_task(registry: Registry, gate: Callable[[str], Gate], function: Callable[..., Any]) -> None:
-    """A worker runs such tasks in a context of its own, the same as long as nobody leaves anything there."""
+    """Each such task runs in an empty context of its own, whatever the one before it left in its."""
     queue = registry.configure("plots", on_error=lambda task, error: None)
 
     def look() -> tuple[str, int]:

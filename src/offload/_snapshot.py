@@ -1,5 +1,6 @@
 """Arguments as they are at the moment of the call, for loops that change them in place while the call still waits."""
 
+import copy  # not when it is first needed: that may be in a __del__ at the end, when nothing can be imported
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -18,12 +19,10 @@ def freeze(
     if callable(how):
         take = how
     else:
-        from copy import deepcopy  # who has it copy pays for the import
-
         memo: dict[int, Any] = {} if instance is None else {id(instance): instance}
 
         def take(value: Any) -> Any:
-            return deepcopy(value, memo)
+            return copy.deepcopy(value, memo)
 
     copied: list[Any] = []
     at: int | str = 0
